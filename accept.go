@@ -1,0 +1,290 @@
+//go:build linux
+
+package shmconn
+
+import (
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"shmconn/internal/segment"
+)
+
+// A listener is what is behind a Listener.
+//
+// One goroutine takes dialers off the socket, one at a time, and does not take the
+// next before Accept has taken the last: so it is the kernel that keeps the backlog.
+// A dialer whose message is not there yet gets a goroutine of its own.
+type listener struct {
+	addr     Addr
+	busyPoll time.Duration
+	files    *segment.Listener
+
+	mu      sync.Mutex          // guards the following
+	sockets []*net.UnixListener // the last one has the name; see watch
+	ready   []result            // for Accept
+	silent  []*net.UnixConn     // dialers that have said nothing yet, oldest first
+	expired bool
+	closed  bool
+
+	taken *sync.Cond // ready is empty, or closed
+
+	news chan struct{} // says: look at ready, expired, closed
+	done chan struct{} // closed by Close
+
+	deadline   deadline
+	goroutines sync.WaitGroup
+}
+
+// A result is what Accept returns.
+type result struct {
+	s   *stream
+	err error
+}
+
+// accept is AcceptConn, see there.
+func (l *listener) accept() (*Conn, error) {
+	for {
+		r, ok := l.next()
+		if ok {
+			if r.err != nil {
+				return nil, r.err
+			}
+			l.files.Accepted()
+			return newConn(r.s), nil
+		}
+		<-l.news
+	}
+}
+
+// next returns what accept should return, if there is anything yet.
+func (l *listener) next() (r result, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		nudge(l.news) // for the next goroutine that waits
+		return result{err: net.ErrClosed}, true
+	case l.expired:
+		nudge(l.news)
+		return result{err: os.ErrDeadlineExceeded}, true
+	case len(l.ready) == 0:
+		return result{}, false
+	}
+	r = l.ready[0]
+	l.ready = slices.Delete(l.ready, 0, 1)
+	if len(l.ready) > 0 {
+		nudge(l.news)
+	} else {
+		l.taken.Broadcast()
+	}
+	return r, true
+}
+
+// offer gives r to Accept. It reports false, and does nothing, after Close.
+func (l *listener) offer(r result) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
+	}
+	l.ready = append(l.ready, r)
+	nudge(l.news)
+	return true
+}
+
+// room waits until Accept has taken everything. It reports false after Close.
+func (l *listener) room() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.ready) > 0 && !l.closed {
+		l.taken.Wait()
+	}
+	return !l.closed
+}
+
+// open starts to take dialers off sock. A socket before it, which has lost its name,
+// goes on with what waits in its backlog.
+func (l *listener) open(sock int) error {
+	nl, err := netListener(sock)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		nl.Close()
+		return net.ErrClosed
+	}
+	l.sockets = append(l.sockets, nl)
+	l.goroutines.Go(func() { l.serve(nl) })
+	return nil
+}
+
+// serve takes dialers off a socket until it is closed.
+func (l *listener) serve(nl *net.UnixListener) {
+	for l.room() {
+		c, err := nl.AcceptUnix()
+		switch {
+		case err == nil:
+			l.greet(c)
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			l.offer(result{err: syscallError(err)})
+		}
+	}
+}
+
+// syscallError returns the system call's error in one of package net, so that
+// it is wrapped once.
+func syscallError(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Err
+	}
+	return err
+}
+
+// greet takes the introduction of the dialer behind c, if it is there, and waits for
+// it in another goroutine if not.
+func (l *listener) greet(c *net.UnixConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		c.Close()
+		return
+	}
+	if l.hear(c, raw, false) {
+		return
+	}
+	l.mu.Lock()
+	if len(l.silent) == maxIntroductions {
+		l.silent[0].Close() // and its goroutine ends
+		l.silent = slices.Delete(l.silent, 0, 1)
+	}
+	l.silent = append(l.silent, c)
+	closed := l.closed
+	l.mu.Unlock()
+	if closed {
+		c.Close()
+		return
+	}
+	l.goroutines.Go(func() {
+		c.SetReadDeadline(time.Now().Add(introductionTimeout))
+		l.hear(c, raw, true)
+		l.mu.Lock()
+		l.silent = slices.DeleteFunc(l.silent, func(o *net.UnixConn) bool { return o == c })
+		l.mu.Unlock()
+	})
+}
+
+// hear receives the introduction from c and gives the connection to Accept. If it is
+// not there yet, and wait is false, it reports false; else it closes c.
+func (l *listener) hear(c *net.UnixConn, raw syscall.RawConn, wait bool) bool {
+	for {
+		var h hello
+		var err error
+		rawErr := raw.Read(func(fd uintptr) (done bool) {
+			h, err = receive(int(fd))
+			return err != unix.EAGAIN || !wait
+		})
+		switch {
+		case rawErr == nil && err == unix.EAGAIN:
+			return false
+		case rawErr == nil && (err == unix.EMFILE || err == unix.ENFILE):
+			// The dialer keeps its place until there are descriptors again.
+			if !l.offer(result{err: os.NewSyscallError("recvmsg", err)}) || !l.room() {
+				c.Close()
+				return true
+			}
+			continue
+		}
+		c.Close()
+		if rawErr != nil || err != nil {
+			l.files.Refused()
+			return true
+		}
+		s, err := h.attach(l)
+		if err != nil {
+			l.files.Refused()
+			return true
+		}
+		if !l.offer(result{s: s}) {
+			s.reset()
+		}
+		return true
+	}
+}
+
+// watch looks once a second whether the listener's files are still there.
+func (l *listener) watch() {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-l.done:
+			return
+		case <-t.C:
+		}
+		sock, err := l.files.Restore()
+		if err == nil && sock >= 0 {
+			err = l.open(sock)
+		}
+		if err != nil && l.room() {
+			l.offer(result{err: err})
+		}
+	}
+}
+
+// close is Close, see there.
+func (l *listener) close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return net.ErrClosed
+	}
+	l.closed = true
+	close(l.done)
+	for _, nl := range l.sockets {
+		nl.Close()
+	}
+	for _, c := range l.silent {
+		c.Close()
+	}
+	ready := l.ready
+	l.ready = nil
+	nudge(l.news)
+	l.taken.Broadcast()
+	l.mu.Unlock()
+	l.deadline.stop()
+	for _, r := range ready {
+		if r.s != nil {
+			r.s.reset()
+		}
+	}
+	l.goroutines.Wait()
+	l.files.Close()
+	l.files.Dir.Close()
+	return nil
+}
+
+func (l *listener) setDeadline(t time.Time) error {
+	l.mu.Lock()
+	closed := l.closed
+	l.mu.Unlock()
+	if closed {
+		return net.ErrClosed
+	}
+	l.deadline.set(t, func(expired bool) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.expired = expired
+		nudge(l.news)
+	})
+	return nil
+}

@@ -1,0 +1,60 @@
+package shmconn
+
+import (
+	"sync"
+	"time"
+)
+
+// A deadline calls a function when its time has come. Waiting calls look at what
+// that function stores; they never look at the clock.
+type deadline struct {
+	mu         sync.Mutex // guards the others, and is held while the function runs
+	timer      *time.Timer
+	generation int // so that a timer that fires late says nothing
+	stopped    bool
+}
+
+// set makes t the time, the zero time meaning never. It calls change(true) once t
+// has come, which can be at once, and before that change(false).
+func (d *deadline) set(t time.Time, change func(expired bool)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stopped {
+		return
+	}
+	d.generation++
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+	var left time.Duration
+	if !t.IsZero() {
+		if left = time.Until(t); left <= 0 {
+			change(true)
+			return
+		}
+	}
+	change(false)
+	if t.IsZero() {
+		return
+	}
+	mine := d.generation
+	d.timer = time.AfterFunc(left, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.generation == mine {
+			change(true)
+		}
+	})
+}
+
+// stop ends the deadline for good.
+func (d *deadline) stop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stopped = true
+	d.generation++
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+}

@@ -1,0 +1,239 @@
+// Package ring is a single-producer single-consumer byte ring in memory that two
+// processes share. It knows nothing of files, of waiting or of connections.
+//
+// Each end keeps its own position, and a copy of the other's that it loads anew
+// only when the copy says that the ring is full or empty. The idea is that of
+// FastForward's and MCRingBuffer's cached indices (Giacomoni et al., PPoPP 2008;
+// Lee et al., ANCS 2010).
+//
+// The other end is not trusted. A shared word is loaded once into a local, held
+// against the bounds that this end knows by itself, and used only then.
+package ring
+
+import (
+	"fmt"
+	"structs"
+	"sync/atomic"
+	"unsafe"
+)
+
+// Line is how far apart words with different writers are: two cache lines,
+// because the hardware fetches them in pairs.
+const Line = 128
+
+// HeaderSize is how many bytes a Header takes.
+const HeaderSize = 4 * Line
+
+// An End holds the words that one end stores beside its position and the other
+// end loads.
+//
+//	offset  size  field   meaning
+//	     0     8  Parked  odd while this end sleeps on its doorbell, and then never the same number twice
+//	     8     4  Closed  1 once this end will not move its position any more
+type End struct {
+	_      structs.HostLayout
+	Parked atomic.Uint64
+	Closed atomic.Uint32
+	_      [Line - 12]byte
+}
+
+// A Header starts each ring. Two processes map it, so it is part of format 1
+// (FORMAT.md): any change here is a new format.
+//
+//	offset  size  field     stored by  meaning
+//	     0     8  produced  producer   bytes ever written
+//	   128     8  consumed  consumer   bytes ever read; consumed <= produced <= consumed+size
+//	   256    16  consumer  consumer   its End
+//	   384    16  producer  producer   its End
+type Header struct {
+	_        structs.HostLayout
+	produced atomic.Uint64
+	_        [Line - 8]byte
+	consumed atomic.Uint64
+	_        [Line - 8]byte
+	consumer End
+	producer End
+}
+
+// A field that has moved is an "invalid array index" when this is built.
+var (
+	_ = [1]struct{}{}[unsafe.Offsetof(Header{}.consumed)-1*Line]
+	_ = [1]struct{}{}[unsafe.Offsetof(Header{}.consumer)-2*Line]
+	_ = [1]struct{}{}[unsafe.Offsetof(Header{}.producer)-3*Line]
+	_ = [1]struct{}{}[unsafe.Offsetof(End{}.Closed)-8]
+	_ = [1]struct{}{}[unsafe.Sizeof(Header{})-HeaderSize]
+)
+
+// A Violation says that a shared word holds what the other end may not store.
+type Violation struct {
+	What    string
+	Seen    uint64
+	Allowed uint64
+}
+
+func (v *Violation) Error() string {
+	return fmt.Sprintf("%s is %d, allowed is %d", v.What, v.Seen, v.Allowed)
+}
+
+// A Producer is the writing end. Its methods may not run at the same time, but
+// for Moved.
+type Producer struct {
+	Own, Peer *End // the words of this end, and of the consumer
+
+	header *Header
+	data   []byte // the ring, once or twice in a row
+	size   uint64
+
+	pos  uint64 // bytes ever written; published up to header.produced
+	seen uint64 // header.consumed as last loaded: pos-size <= seen <= pos
+}
+
+// NewProducer makes the writing end of a fresh ring. data is the ring's memory,
+// whose length is size, a power of two, or twice that where the memory is mapped
+// twice in a row; only then are all spans contiguous.
+func NewProducer(h *Header, data []byte, size int) Producer {
+	return Producer{Own: &h.producer, Peer: &h.consumer, header: h, data: data, size: uint64(size)}
+}
+
+// Free returns how many bytes there is room for, of which it is sure without a
+// look at the consumer's position.
+func (p *Producer) Free() int { return int(p.size - (p.pos - p.seen)) }
+
+// Refresh loads the consumer's position and returns how many bytes there is
+// room for now.
+func (p *Producer) Refresh() (int, error) {
+	consumed := p.header.consumed.Load() // sync: consume
+	if consumed-p.seen > p.pos-p.seen {
+		return 0, &Violation{"the consumer's position", consumed, p.pos}
+	}
+	p.seen = consumed
+	return p.Free(), nil
+}
+
+// Moved reports whether the consumer's position is another than the one that
+// was loaded last.
+func (p *Producer) Moved() bool { return p.header.consumed.Load() != p.seen }
+
+// Span returns the free bytes that follow those put in so far: n of them, or
+// fewer where the memory ends. There must be room for n.
+func (p *Producer) Span(n int) []byte {
+	i := p.pos & (p.size - 1)
+	return p.data[i:min(i+uint64(n), uint64(len(p.data)))]
+}
+
+// Put copies as much of b as Free says there is room for, and returns how much.
+// The consumer sees it after the next Publish.
+func (p *Producer) Put(b []byte) int {
+	n := min(len(b), p.Free())
+	if m := copy(p.Span(n), b[:n]); m < n {
+		copy(p.data, b[m:n])
+	}
+	p.pos += uint64(n)
+	return n
+}
+
+// Skip counts n bytes as put in that the caller has stored into Span.
+func (p *Producer) Skip(n int) { p.pos += uint64(n) }
+
+// Publish hands all that was put in over to the consumer.
+func (p *Producer) Publish() {
+	p.header.produced.Store(p.pos) // sync: produce
+}
+
+// Written returns the number of bytes ever put in.
+func (p *Producer) Written() uint64 { return p.pos }
+
+// Outstanding returns how many bytes the consumer has not said to have read. It may
+// run at any time.
+func (p *Producer) Outstanding() int { return p.header.outstanding(p.size) }
+
+// Published returns how many bytes were ever published. It may run at any time.
+func (p *Producer) Published() uint64 { return p.header.produced.Load() }
+
+// A Consumer is the reading end. Its methods may not run at the same time, but
+// for Moved.
+type Consumer struct {
+	Own, Peer *End // the words of this end, and of the producer
+
+	header *Header
+	data   []byte
+	size   uint64
+
+	pos  uint64 // bytes ever read
+	seen uint64 // header.produced as last loaded: pos <= seen <= pos+size
+	told uint64 // header.consumed as last stored: told <= pos
+}
+
+// NewConsumer makes the reading end of a fresh ring; see [NewProducer].
+func NewConsumer(h *Header, data []byte, size int) Consumer {
+	return Consumer{Own: &h.consumer, Peer: &h.producer, header: h, data: data, size: uint64(size)}
+}
+
+// Ready returns how many bytes there are to read, of which it is sure without a
+// look at the producer's position.
+func (c *Consumer) Ready() int { return int(c.seen - c.pos) }
+
+// Refresh loads the producer's position and returns how many bytes there are to
+// read now.
+func (c *Consumer) Refresh() (int, error) {
+	produced := c.header.produced.Load() // sync: produce
+	if produced-c.seen > c.told+c.size-c.seen {
+		return 0, &Violation{"the producer's position", produced, c.told + c.size}
+	}
+	c.seen = produced
+	return c.Ready(), nil
+}
+
+// Moved reports whether the producer's position is another than the one that
+// was loaded last.
+func (c *Consumer) Moved() bool { return c.header.produced.Load() != c.seen }
+
+// Span returns the first n bytes to read, or fewer where the memory ends. There
+// must be n.
+func (c *Consumer) Span(n int) []byte {
+	i := c.pos & (c.size - 1)
+	return c.data[i:min(i+uint64(n), uint64(len(c.data)))]
+}
+
+// Take copies as much into b as Ready says there is, and returns how much.
+func (c *Consumer) Take(b []byte) int {
+	n := min(len(b), c.Ready())
+	if m := copy(b, c.Span(n)); m < n {
+		copy(b[m:n], c.data)
+	}
+	c.pos += uint64(n)
+	return n
+}
+
+// Skip counts n of the bytes that are ready as read.
+func (c *Consumer) Skip(n int) { c.pos += uint64(n) }
+
+// Owes reports whether a quarter of the ring, or more, was read since the last
+// Publish.
+func (c *Consumer) Owes() bool { return c.pos-c.told >= c.size/4 }
+
+// Told reports whether the producer knows of all that was read.
+func (c *Consumer) Told() bool { return c.told == c.pos }
+
+// Publish gives the room of all that was read back to the producer.
+func (c *Consumer) Publish() {
+	c.told = c.pos
+	c.header.consumed.Store(c.pos) // sync: consume
+}
+
+// Consumed returns the number of bytes ever read.
+func (c *Consumer) Consumed() uint64 { return c.pos }
+
+// Outstanding returns how many bytes there are to read, and up to a quarter of the
+// ring more while somebody reads. It may run at any time.
+func (c *Consumer) Outstanding() int { return c.header.outstanding(c.size) }
+
+// Published returns how many bytes the producer was told were read. It may run at
+// any time.
+func (c *Consumer) Published() uint64 { return c.header.consumed.Load() }
+
+// outstanding loads the consumer's position first: it is never ahead of the other.
+func (h *Header) outstanding(size uint64) int {
+	consumed := h.consumed.Load()
+	return int(min(h.produced.Load()-consumed, size))
+}

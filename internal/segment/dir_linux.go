@@ -1,0 +1,126 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Dir is an open directory in which names live.
+type Dir struct {
+	fd   int
+	dev  uint64 // its file system
+	path string // absolute
+}
+
+// OpenDir opens the directory at path.
+func OpenDir(path string) (*Dir, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open(abs, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: abs, Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	return &Dir{fd: fd, dev: uint64(st.Dev), path: abs}, nil
+}
+
+// Close closes the directory.
+func (d *Dir) Close() { unix.Close(d.fd) }
+
+// SocketPath returns the path of the socket of name base, in a form short enough
+// for a socket's address whatever the directory is. It is good while d is open.
+func (d *Dir) SocketPath(base string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", d.fd, socketName(base))
+}
+
+func socketName(base string) string { return Prefix + base + "@sock" }
+
+// sameFile reports whether name in the directory dir is the file behind fd.
+func sameFile(dir int, name string, fd int) bool {
+	var a, b unix.Stat_t
+	return unix.Fstat(fd, &b) == nil &&
+		unix.Fstatat(dir, name, &a, unix.AT_SYMLINK_NOFOLLOW) == nil &&
+		a.Dev == b.Dev && a.Ino == b.Ino
+}
+
+func unlinkIfSame(dir int, name string, fd int) {
+	if sameFile(dir, name, fd) {
+		unix.Unlinkat(dir, name, 0)
+	}
+}
+
+// lock takes the lock of the file behind fd, for as long as any descriptor of this
+// opening of it lives, in whichever process. It does not wait.
+func lock(fd int) error {
+	return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+}
+
+// lockFor is lock that tries for a while: a child of the holder, between its fork
+// and its exec, can have the descriptor for some milliseconds after the holder has
+// closed it.
+func lockFor(fd int, d time.Duration) error {
+	for end := time.Now().Add(d); ; time.Sleep(5 * time.Millisecond) {
+		err := lock(fd)
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
+			return err
+		}
+		if time.Now().After(end) {
+			return unix.EADDRINUSE
+		}
+	}
+}
+
+// sweep removes the connection segments of base that a killed dialer of the caller's
+// user has left: those which nobody has locked.
+func (d *Dir) sweep(base string) {
+	f, err := os.Open(d.path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	for _, name := range names {
+		if id, ok := strings.CutPrefix(name, Prefix+base+"@"); !ok || len(id) != 2*len(ID{}) {
+			continue
+		}
+		fd, err := unix.Openat(d.fd, name, unix.O_RDWR|openFlags, 0)
+		if err != nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && st.Uid == uint32(os.Geteuid()) && lock(fd) == nil {
+			unlinkIfSame(d.fd, name, fd)
+		}
+		unix.Close(fd)
+	}
+}
+
+// pread fills b from the start of the file behind fd.
+func pread(fd int, b []byte) error {
+	for off := 0; off < len(b); {
+		n, err := unix.Pread(fd, b[off:], int64(off))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return os.NewSyscallError("pread", err)
+		case n == 0:
+			return io.ErrUnexpectedEOF
+		default:
+			off += n
+		}
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package segment
+
+import (
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// mmap maps the segment behind fd, of the size that s.ring asks for.
+func (s *Segment) mmap(fd int) error {
+	total := PageSize + 4*s.ring
+	base, err := unix.MmapPtr(-1, 0, nil, uintptr(total), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	s.mem = unsafe.Slice((*byte)(base), total)
+	s.header = (*connHeader)(base)
+	ringA, ringB := PageSize, PageSize+s.ring // offsets in the file
+	for _, m := range []struct{ at, offset, length int }{
+		{0, 0, PageSize + s.ring},              // header, A
+		{PageSize + s.ring, ringA, 2 * s.ring}, // A, B
+		{PageSize + 3*s.ring, ringB, s.ring},   // B
+	} {
+		_, err := unix.MmapPtr(fd, int64(m.offset), unsafe.Add(base, m.at), uintptr(m.length),
+			unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED)
+		if err != nil {
+			s.munmap()
+			return os.NewSyscallError("mmap", err)
+		}
+	}
+	return nil
+}
+
+func (s *Segment) munmap() {
+	if s.mem != nil {
+		unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(s.mem)), uintptr(len(s.mem)))
+		s.mem, s.header = nil, nil
+	}
+}
+
+func (s *Segment) zero() {
+	_, err := unix.MmapPtr(-1, 0, unsafe.Pointer(unsafe.SliceData(s.mem)), uintptr(len(s.mem)),
+		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE|unix.MAP_FIXED)
+	if err == nil {
+		s.mem, s.header = nil, nil
+	}
+	// If it failed the segment stays mapped: the spans are good all the same.
+}
+
+// Holds reports whether addr is an address of the segment.
+func (s *Segment) Holds(addr uintptr) bool {
+	first := uintptr(unsafe.Pointer(unsafe.SliceData(s.mem)))
+	return addr >= first && addr-first < uintptr(len(s.mem))
+}
+
+// bytesOf returns the memory of *p, which holds no pointers.
+func bytesOf[T connHeader | listenerPage](p *T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(p)), unsafe.Sizeof(*p))
+}
+
+func mapPage(fd int) (*listenerPage, error) {
+	p, err := unix.MmapPtr(fd, 0, nil, uintptr(PageSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	return (*listenerPage)(p), nil
+}
+
+func unmapPage(p *listenerPage) { unix.MunmapPtr(unsafe.Pointer(p), uintptr(PageSize)) }

@@ -1,0 +1,46 @@
+package segment
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// DefaultDir is where names without a slash live, unless $SHMCONN_DIR says
+// otherwise.
+const DefaultDir = "/dev/shm"
+
+// Prefix starts the names of all files.
+const Prefix = "shmconn."
+
+const maxName = 128
+
+// ParseName splits what a user calls a connection into the directory and the name
+// in it, or says what is wrong with it. It touches no file.
+func ParseName(name string) (dir, base string, err error) {
+	dir = os.Getenv("SHMCONN_DIR")
+	if dir == "" {
+		dir = DefaultDir
+	}
+	base = name
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		dir, base = name[:i+1], name[i+1:]
+	}
+	switch {
+	case strings.IndexByte(dir, 0) >= 0:
+		return "", "", errors.New("name holds a zero byte")
+	case base == "":
+		return "", "", errors.New("name is empty")
+	case base[0] == '.':
+		return "", "", errors.New("name starts with a dot")
+	case len(base) > maxName:
+		return "", "", errors.New("name is longer than 128 bytes")
+	}
+	for _, r := range base {
+		if !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._-", r)) {
+			return "", "", errors.New("name holds something else than letters, digits, '.', '_' and '-'")
+		}
+	}
+	return filepath.Clean(dir), base, nil
+}

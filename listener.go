@@ -1,0 +1,138 @@
+package shmconn
+
+import (
+	"io/fs"
+	"net"
+	"runtime"
+	"time"
+)
+
+const (
+	// DefaultRingSize is the size of a ring, in bytes, where
+	// [ListenConfig.RingSize] is 0. A connection has two.
+	DefaultRingSize = 256 << 10
+
+	// DefaultBacklog is how many connections may wait for Accept where
+	// [ListenConfig.Backlog] is 0.
+	DefaultBacklog = 128
+
+	// DefaultBusyPoll is how long a wait polls before it parks where BusyPoll
+	// is 0.
+	DefaultBusyPoll = 100 * time.Microsecond
+)
+
+// A ListenConfig holds the options of a listener. The zero ListenConfig is
+// ready to use.
+type ListenConfig struct {
+	// RingSize is how many bytes each direction of a connection holds, a power
+	// of two of at least one page. 0 means [DefaultRingSize].
+	//
+	// Three quarters of it are always there for a writer: the peer tells of
+	// what it has read a quarter at a time, and before it waits.
+	RingSize int
+
+	// Backlog is how many connections may wait for Accept. 0 means
+	// [DefaultBacklog]. The kernel caps it at net.core.somaxconn.
+	Backlog int
+
+	// Mode says who may dial, as permission bits on the listener's files: 0o600,
+	// which 0 stands for, lets in the caller's own user (and root), 0o660 its
+	// group, 0o666 everybody. Who may dial is a peer and can write to the
+	// connection's memory; nobody else can.
+	Mode fs.FileMode
+
+	// Anonymous makes connections of sealed anonymous memory instead of files
+	// in the directory of the name. It cannot be truncated by anybody and does
+	// not count against the size of /dev/shm.
+	Anonymous bool
+
+	// BusyPoll is how long a wait of an accepted connection polls before it
+	// parks. 0 means [DefaultBusyPoll], less than 0 that it never parks.
+	BusyPoll time.Duration
+}
+
+// Listen announces name and returns a listener for connections to it. It is
+// new([ListenConfig]).Listen(name).
+func Listen(name string) (*Listener, error) { return new(ListenConfig).Listen(name) }
+
+// Listen announces name and returns a listener for connections to it.
+//
+// A name without a slash lives in /dev/shm, or in $SHMCONN_DIR where that is
+// set; a name with a slash is the path of a file. Its last element is made of
+// letters, digits, ".", "_" and "-", at most 128 of them, and does not start with
+// ".". Anything else is an error before any file is touched.
+//
+// The error is [syscall.EADDRINUSE] when somebody listens on name, whether in
+// this process or another. What a listener that died has left is taken over if it
+// belonged to the caller's user; if not, the error is [fs.ErrPermission]. On
+// systems other than Linux it is [errors.ErrUnsupported].
+func (lc *ListenConfig) Listen(name string) (*Listener, error) {
+	l, err := listen(*lc, name)
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: "shm", Addr: Addr{name}, Err: err}
+	}
+	return l, nil
+}
+
+// A Listener accepts connections on a name. It is a [net.Listener]. Any number
+// of goroutines may call its methods at the same time.
+type Listener struct {
+	*listener // which its goroutines hold, too: see newListener
+}
+
+// newListener makes the handle of l. A handle that is dropped without Close is
+// closed by the garbage collector.
+func newListener(l *listener) *Listener {
+	h := &Listener{l}
+	runtime.AddCleanup(h, func(l *listener) { l.close() }, l)
+	return h
+}
+
+// Accept waits for the next connection and returns it, a [*Conn]. Errors are as
+// for [Listener.AcceptConn].
+func (l *Listener) Accept() (net.Conn, error) {
+	c, err := l.AcceptConn()
+	if err != nil {
+		return nil, err // and not a net.Conn that holds a nil *Conn
+	}
+	return c, nil
+}
+
+// AcceptConn waits for the next connection and returns it. The error is
+// [net.ErrClosed] after Close, [os.ErrDeadlineExceeded] once the deadline has
+// passed. When the process is out of descriptors the error is Temporary, and
+// the connection waits for the next call. When the listener's files were removed
+// from outside and could not be put back, the error says why.
+//
+// A dialer that keeps it waiting, or says something that is not allowed, is
+// dropped and delays nobody.
+func (l *Listener) AcceptConn() (*Conn, error) {
+	c, err := l.accept()
+	runtime.KeepAlive(l)
+	if err != nil {
+		return nil, &net.OpError{Op: "accept", Net: "shm", Addr: l.addr, Err: err}
+	}
+	return c, nil
+}
+
+// Close stops listening and removes the listener's files. A waiting Accept
+// returns [net.ErrClosed]. Accepted connections go on; those that wait for
+// Accept are reset. A second Close returns [net.ErrClosed].
+func (l *Listener) Close() error {
+	if err := l.close(); err != nil {
+		return &net.OpError{Op: "close", Net: "shm", Addr: l.addr, Err: err}
+	}
+	return nil
+}
+
+// Addr returns the name that is listened on, an [Addr].
+func (l *Listener) Addr() net.Addr { return l.addr }
+
+// SetDeadline sets the time after which Accept returns an error that is
+// [os.ErrDeadlineExceeded]; the zero time means that there is none.
+func (l *Listener) SetDeadline(t time.Time) error {
+	if err := l.setDeadline(t); err != nil {
+		return &net.OpError{Op: "set", Net: "shm", Addr: l.addr, Err: err}
+	}
+	return nil
+}
