@@ -18,7 +18,7 @@ const (
 
 	// DefaultBusyPoll is how long a wait polls before it parks where BusyPoll
 	// is 0.
-	DefaultBusyPoll = 100 * time.Microsecond
+	DefaultBusyPoll = 300 * time.Microsecond
 )
 
 // A ListenConfig holds the options of a listener. The zero ListenConfig is

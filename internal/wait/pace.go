@@ -2,19 +2,17 @@ package wait
 
 import "time"
 
-const (
-	// parked is about twice what a round trip takes where both ends park. A wait
-	// that was over sooner is one that polling would have shortened, even if it
-	// took longer than the budget: else two ends that park would keep each other
-	// parked.
-	parked = 50 * time.Microsecond
+// probe is how many waits it is at most to the next that polls, whatever the last
+// ones were like.
+const probe = 64
 
-	probe = 16 // waits to the next that polls regardless
-)
-
-// A Pace says how long the next wait should poll, by how long the last one was.
-// Waits far longer than the budget turn polling off, so that an idle or slow
-// connection costs nothing; a short one turns it on.
+// A Pace says how long the next wait should poll, by how long the last one was. Waits
+// longer than the budget turn polling off, so that an idle or slow connection costs
+// nothing; a shorter one turns it on, also if it was parked.
+//
+// The budget has to be longer than it takes to wake a process that is parked. Else
+// two ends could keep each other parked for ever: each would find that the other one
+// takes longer than polling is worth.
 type Pace struct {
 	slow  bool // waits are too long for polling
 	count uint8
@@ -36,12 +34,5 @@ func (p *Pace) Budget(limit time.Duration) time.Duration {
 	return limit
 }
 
-// Waited tells how long a wait took in all.
-func (p *Pace) Waited(d, limit time.Duration) {
-	switch limit = max(limit, parked); {
-	case d > 2*limit:
-		p.slow = true
-	case d <= limit:
-		p.slow = false
-	}
-}
+// Waited tells how long the wait took in all.
+func (p *Pace) Waited(d, limit time.Duration) { p.slow = d > limit }
