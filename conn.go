@@ -59,10 +59,10 @@ func (c *Conn) Read(b []byte) (int, error) {
 // once the write deadline has passed, and [syscall.EPIPE], at once, when the
 // peer has closed its end or its reading side, or its process is gone.
 //
-// The bytes of one Write are never interleaved with another's. Bytes that fit
-// into the ring are published by one store; a longer b is published in pieces
-// while the peer reads. A Write cut short by the death of this process leaves
-// a prefix of b. b is not kept.
+// The bytes of one Write are never interleaved with another's. Up to a quarter of
+// the ring, 128 KiB at most, is published by one store, once there is room for all
+// of it; a longer b in pieces of that size, while the peer reads. A Write cut
+// short by the death of this process leaves a prefix of b. b is not kept.
 func (c *Conn) Write(b []byte) (int, error) {
 	n, err := c.write(b)
 	if err != nil {
@@ -195,7 +195,7 @@ func (c *Conn) Available() int {
 }
 
 // WriteBuffers writes the contents of v, one buffer after the other, as if they
-// were joined for one [Conn.Write]: what fits into the ring is published by one
+// were joined for one [Conn.Write]: up to a quarter of the ring is published by one
 // store, and no other Write comes in between. Like [net.Buffers.WriteTo] it
 // takes what was written off v, and returns how many bytes that were.
 func (c *Conn) WriteBuffers(v *net.Buffers) (int64, error) {

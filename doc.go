@@ -1,1 +1,80 @@
+// Package shmconn connects processes of one machine over shared memory. A
+// [Listener] is a [net.Listener] and a [Conn] a [net.Conn], so whatever takes these
+// works over it unchanged: bufio, net/http, gRPC, TLS.
+//
+//	l, err := shmconn.Listen("feed")     // one process
+//	c, err := l.Accept()
+//
+//	c, err := shmconn.Dial("feed")       // another
+//
+// A connection is a segment of shared memory that holds two rings of bytes, one for
+// each direction, each with a single producer and a single consumer. No byte of the
+// stream and no wake-up goes through a socket; a Unix socket introduces the two
+// processes to each other and is closed. Linux only: elsewhere everything compiles,
+// and Listen and Dial return [errors.ErrUnsupported].
+//
+// # By task
+//
+// Listen and dial: [Listen], [Dial]; with options [ListenConfig.Listen],
+// [Dialer.Dial]; for an [http.Transport] or a gRPC dial function
+// [Dialer.DialContext]; [Listener.AcceptConn] for a *Conn without an assertion.
+//
+// Read and write: [Conn.Read], [Conn.Write], [Conn.SetDeadline]; half close with
+// [Conn.CloseWrite] and [Conn.CloseRead].
+//
+// Without a wait: [Conn.TryRead], [Conn.TryWrite], [Conn.Buffered],
+// [Conn.Available].
+//
+// Several buffers at once: [Conn.WriteBuffers].
+//
+// Without a copy: [Conn.Peek] and [Conn.Discard], [Conn.Reserve] and [Conn.Commit],
+// [Conn.Guard]; to and from the kernel [Conn.ReadFrom] and [Conn.WriteTo], which
+// [io.Copy] calls.
+//
+// Look inside: [Conn.Stats], [Conn.PeerCred].
+//
+// # Waiting
+//
+// A call that has to wait spins for about a microsecond, then polls and lets other
+// goroutines run, for as long as BusyPoll says, and then parks: it sleeps until the
+// peer writes a byte into a pipe. Waits that turn out to be longer than BusyPoll are
+// parked from the start, so an idle connection costs nothing. With BusyPoll < 0 a
+// wait never parks. At most half of the process's Ps (GOMAXPROCS, at least one) poll
+// at a time, for all connections together.
+//
+// # Errors
+//
+// Every error but [io.EOF] is a [*net.OpError]. What [errors.Is] finds in it:
+//
+//	own end closed; second Close                           net.ErrClosed
+//	deadline passed (n counts what was handed over)        os.ErrDeadlineExceeded
+//	peer closed or half-closed, all was read               io.EOF, bare
+//	write after the peer closed or died                    syscall.EPIPE
+//	peer's process died, all it had written was read       syscall.ECONNRESET
+//	nobody listens on the name                             syscall.ECONNREFUSED
+//	somebody already listens                               syscall.EADDRINUSE
+//	not permitted, or not the listener one expects         fs.ErrPermission
+//	no room in the directory                               syscall.ENOSPC
+//	the segment was damaged                                a *CorruptError, with errors.As
+//
+// # Unlike a Unix socket
+//
+// Everything else is as with a [net.UnixConn] but for this:
+//
+//   - A peer that closes while bytes we wrote are unread gives io.EOF, not
+//     ECONNRESET.
+//   - A process that returns from main without Close has died: its peer gets
+//     ECONNRESET after the last byte, not io.EOF.
+//   - A write that has room returns EPIPE at once after the peer has closed. When
+//     the peer was killed that is so once this process has noticed: a call that
+//     parks notices at once, one that polls within a few milliseconds; a writer that
+//     never waits, and beside which nobody reads, looks once every quarter ring.
+//
+// # Trust
+//
+// Who may open the listener's files, by [ListenConfig.Mode], is a peer; nobody else
+// can attach, read, write or take over anything. A hostile peer can garble or stop its
+// own stream. It cannot crash the other end, make it hang past a deadline, or read
+// its memory, with one exception: slices of Peek and Reserve are shared memory,
+// and touching them is for peers one trusts, or inside [Conn.Guard].
 package shmconn
