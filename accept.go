@@ -249,6 +249,7 @@ func (l *listener) close() error {
 		return net.ErrClosed
 	}
 	l.closed = true
+	l.files.Close() // before Accept returns, after which the process may end
 	close(l.done)
 	for _, nl := range l.sockets {
 		nl.Close()
@@ -268,7 +269,6 @@ func (l *listener) close() error {
 		}
 	}
 	l.goroutines.Wait()
-	l.files.Close()
 	l.files.Dir.Close()
 	return nil
 }

@@ -22,8 +22,9 @@ type Listener struct {
 	backlog int
 
 	mu     sync.Mutex // guards the following
-	file   int        // the segment
-	locked bool       // by us: the name is ours
+	closed bool
+	file   int  // the segment
+	locked bool // by us: the name is ours
 	page   *listenerPage
 	socket unix.Stat_t // the socket as it was made
 }
@@ -156,6 +157,9 @@ func (l *Listener) listen() (fd int, err error) {
 func (l *Listener) Restore() (socket int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		return -1, nil
+	}
 	if !sameFile(l.Dir.fd, Prefix+l.Base, l.file) {
 		file, page := l.file, l.page
 		l.file, l.locked, l.page = -1, false, nil
@@ -203,6 +207,7 @@ func (l *Listener) socketThere() bool {
 func (l *Listener) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.closed = true
 	l.remove()
 }
 

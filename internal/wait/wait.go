@@ -3,7 +3,7 @@
 // of conditions that become true.
 //
 // A wait first spins, for about a microsecond. Then it polls, yielding to other
-// goroutines, as long as its budget lasts. A goroutine that polls keeps a P from
+// goroutines and processes, as long as its budget lasts. A goroutine that polls keeps a P from
 // going idle, and it is the idle Ps that look after the network: were there one
 // on every P, the rest of the process would wait for sysmon's 10 ms. So there are
 // seats, half as many as Ps. Who finds no seat follows: it sleeps on a channel, and
@@ -19,14 +19,22 @@ import (
 )
 
 const (
-	spins     = 48                       // looks of the first spin
-	burst     = 24                       // looks between two yields of a seated goroutine
-	gap       = 1                        // PAUSE instructions between two looks
-	heartbeat = time.Millisecond         // from one Tick to the next
-	maxTicks  = 16                       // followers that get a Tick in one sweep
-	yields    = 8                        // of a wait where spinning makes no sense
-	Forever   = time.Duration(1<<63 - 1) // a budget that is never used up
+	spins     = 48               // looks of the first spin
+	burst     = 24               // looks between two yields of a seated goroutine
+	gap       = 1                // PAUSE instructions between two looks
+	heartbeat = time.Millisecond // from one Tick to the next
+	maxTicks  = 16               // followers that get a Tick in one sweep
+	yields    = 8                // of a wait where spinning makes no sense
+
+	// patience is how long a goroutine polls before it takes into account that it
+	// may have the very processor that the peer waits for. It then yields that, too.
+	// Sooner it does harm: two ends that happen to be on one processor would
+	// keep to it, handing it to each other.
+	patience = 20 * time.Microsecond
 )
+
+// Forever is a budget that is never used up.
+const Forever = time.Duration(1<<63 - 1)
 
 // A Condition is waited for.
 type Condition interface {
@@ -157,7 +165,8 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 		r.seats.Add(-1) // sync: seat
 		r.appoint()
 	}()
-	var tick time.Time
+	start := time.Now()
+	tick := start
 	for {
 		for range burst {
 			if w.cond.Ready() {
@@ -175,14 +184,12 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 		if !w.expires.IsZero() && now.After(w.expires) {
 			return false
 		}
-		if tick.IsZero() {
-			tick = now
-		} else if now.Sub(tick) >= heartbeat {
+		if now.Sub(tick) >= heartbeat {
 			tick = now
 			w.cond.Tick()
 		}
 		runtime.Gosched()
-		if !r.parallel.Load() {
+		if now.Sub(start) > patience || !r.parallel.Load() {
 			osYield()
 		}
 	}

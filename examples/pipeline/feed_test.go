@@ -1,0 +1,176 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"shmconn/examples/internal/exampletest"
+	"shmconn/examples/internal/transport"
+)
+
+// startFeed runs a feed handler in this process, and returns its address and what
+// it returns in the end.
+func startFeed(t *testing.T, j job) (string, <-chan error) {
+	t.Helper()
+	address, ended := make(chan string, 1), make(chan error, 1)
+	go func() {
+		ended <- runFeed(t.Context(), j, func(r report) {
+			if r.Address != "" {
+				address <- r.Address
+			}
+		})
+	}()
+	select {
+	case a := <-address:
+		return a, ended
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	panic("unreachable")
+}
+
+func dialFeed(t *testing.T, network, address string, symbols ...symbol) *link {
+	t.Helper()
+	l, err := dial(t.Context(), transport.Transport{Network: network}, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := subscribeTo(l, symbols); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// A strategy gets all the prices of the symbols it has asked for, in their order,
+// and no others: whether others get the same ones, it asks twice, or for nothing.
+func TestSubscription(t *testing.T) {
+	quotes, err := load("", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	msft, ibm, goog := mustSymbol(t, "MSFT"), mustSymbol(t, "IBM"), mustSymbol(t, "GOOG")
+	subscriptions := [][]symbol{{msft}, {ibm, goog}, {goog, goog}, {}}
+	const loops = 3
+	for _, network := range transport.Networks {
+		t.Run("net="+network, func(t *testing.T) {
+			exampletest.PrivateNames(t)
+			address, ended := startFeed(t, job{
+				Transport: transport.Transport{Network: network}, Name: "prices", Strategies: len(subscriptions),
+				Quotes: quotes, Loops: loops,
+			})
+			var links []*link
+			for _, symbols := range subscriptions {
+				links = append(links, dialFeed(t, network, address, symbols...))
+			}
+			for i, l := range links {
+				checkPrices(t, l, quotes, loops, subscriptions[i])
+				l.close()
+			}
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// checkPrices receives prices until the end, and checks that they are those of the
+// symbols, and all of them.
+func checkPrices(t *testing.T, l *link, quotes []quote, loops int, symbols []symbol) {
+	t.Helper()
+	asked := make(map[symbol]bool)
+	for _, s := range symbols {
+		asked[s] = true
+	}
+	for i := range loops * len(quotes) {
+		q := quotes[i%len(quotes)]
+		if !asked[q.Symbol] {
+			continue
+		}
+		m, err := l.receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := message{kind: kindPrice, symbol: q.Symbol, seq: uint64(i + 1), price: q.Price, due: m.due}
+		if m != want || m.due == 0 {
+			t.Fatalf("symbols %v: received %+v, want %+v", symbols, m, want)
+		}
+	}
+	if m, err := l.receive(); m.kind != kindEnd || err != nil {
+		t.Errorf("symbols %v: received %+v, %v; want the end", symbols, m, err)
+	}
+}
+
+func TestSubscriptionError(t *testing.T) {
+	shm := transport.Transport{Network: "shm"}
+	tests := []struct {
+		name string
+		m    message
+		want string
+	}{
+		{"unknown symbol", message{kind: kindSubscribe, symbol: mustSymbol(t, "NONE")}, "there are no prices of NONE"},
+		{"wrong kind", message{kind: kindPrice}, "unexpected message of kind 'P'"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			exampletest.PrivateNames(t)
+			quotes := []quote{{Symbol: mustSymbol(t, "A"), Price: 1}}
+			address, ended := startFeed(t, job{Transport: shm, Name: "prices", Strategies: 1, Quotes: quotes, Loops: 1})
+			l, err := dial(t.Context(), shm, address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.close()
+			if err := l.send(test.m); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.flush(); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-ended; err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("feed handler: %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// A strategy that is sent a symbol it has not asked for does not trade on.
+func TestNotAskedFor(t *testing.T) {
+	prices, peer := linkPair(t)
+	orders, _ := linkPair(t)
+	go func() {
+		feed := newLink(t.Context(), peer)
+		feed.send(message{kind: kindPrice, symbol: mustSymbol(t, "B"), seq: 1, price: 1})
+		feed.end()
+	}()
+	err := trade(prices, orders, []symbol{mustSymbol(t, "A")})
+	if err == nil || !strings.Contains(err.Error(), "symbol B, which was not asked for") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestPacer(t *testing.T) {
+	p := pacer{start: 1000, rate: 3}
+	for n, want := range map[uint64]int64{
+		0: 1000, 1: 333_334_333, 2: 666_667_666, 3: 1_000_001_000,
+		3e9: 1e18 + 1000, // 31 years on, without an overflow
+	} {
+		if got := p.at(n); got != want {
+			t.Errorf("price %d is due at %d, want %d", n, got, want)
+		}
+	}
+
+	p = pacer{start: now(), rate: 1000}
+	for n := range uint64(5) {
+		due := p.wait(t.Context(), n)
+		if early := due - now(); due != p.at(n) || early > 0 || !p.due(n) {
+			t.Errorf("price %d: due at %d, want %d; %v early", n, due, p.at(n), time.Duration(early))
+		}
+	}
+
+	p = pacer{}
+	before := now()
+	if due := p.wait(t.Context(), 1<<40); due < before || due > now() || !p.due(1<<40) {
+		t.Errorf("without a rate: due at %d, which is not now", due)
+	}
+}
