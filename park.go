@@ -3,8 +3,6 @@
 package shmconn
 
 import (
-	"time"
-
 	"shmconn/internal/doorbell"
 	"shmconn/internal/ring"
 	"shmconn/internal/wait"
@@ -47,11 +45,12 @@ func (s *stream) await(d *side) {
 		s.rx.publish()
 	}
 	d.waits.Add(1)
-	start := time.Now()
-	if budget == 0 || !d.waiter.Poll(budget) {
+	start := wait.Now()
+	parked := budget == 0 || !d.waiter.Poll(budget)
+	if parked {
 		s.park(d)
 	}
-	d.pace.Waited(time.Since(start), s.busyPoll)
+	d.pace.Waited(wait.Now()-start, s.busyPoll, parked)
 }
 
 // park sleeps until there is news for the side d.

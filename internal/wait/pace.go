@@ -34,5 +34,5 @@ func (p *Pace) Budget(limit time.Duration) time.Duration {
 	return limit
 }
 
-// Waited tells how long the wait took in all.
-func (p *Pace) Waited(d, limit time.Duration) { p.slow = d > limit }
+// Waited tells how long the wait took in all, and whether it parked.
+func (p *Pace) Waited(d, limit time.Duration, parked bool) { p.slow = parked && d > limit }

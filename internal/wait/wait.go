@@ -19,12 +19,13 @@ import (
 )
 
 const (
-	spins     = 48               // looks of the first spin
-	burst     = 24               // looks between two yields of a seated goroutine
-	gap       = 1                // PAUSE instructions between two looks
-	heartbeat = time.Millisecond // from one Tick to the next
-	maxTicks  = 16               // followers that get a Tick in one sweep
-	yields    = 8                // of a wait where spinning makes no sense
+	spins     = 48                    // looks of the first spin
+	burst     = 24                    // looks between two yields of a seated goroutine
+	gap       = 1                     // PAUSE instructions between two looks
+	heartbeat = time.Millisecond      // from one Tick to the next
+	maxTicks  = 16                    // followers that get a Tick in one sweep
+	yields    = 8                     // of a wait where spinning makes no sense
+	longest   = 10 * time.Millisecond // that a wait can go beyond its budget while others have news
 
 	// patience is how long a goroutine polls before it takes into account that it
 	// may have the very processor that the peer waits for. It then yields that, too.
@@ -60,9 +61,11 @@ const (
 type Waiter struct {
 	cond     Condition
 	signals  chan signal
-	expires  time.Time // while it follows: the end of its budget
-	next     *Waiter   // while it is in room.arrivals
-	panicked any       // what Ready panicked with while it followed
+	next     *Waiter // while it is in room.arrivals
+	panicked any     // what Ready panicked with while it followed
+
+	// The wait under way.
+	start, budget time.Duration
 }
 
 // NewWaiter returns a Waiter for cond.
@@ -76,27 +79,35 @@ type room struct {
 	followers atomic.Int32           // waiters in arrivals or list
 	arrivals  atomic.Pointer[Waiter] // a stack of those that the sweeper has not seen yet
 	sweeping  atomic.Bool            // somebody has the sweep
+	limit     atomic.Int32           // how many seats there are
 	parallel  atomic.Bool            // another processor can make the condition true while one spins
+	refreshed atomic.Int64           // when the two were last looked up
 
 	// Owned by who has the sweep.
 	list   []*Waiter
-	ticked time.Time // when the last follower got a Tick
-	turn   int       // who gets the next one
+	news   time.Duration // when a condition of a follower was last found true
+	ticked time.Duration // when followers last got a Tick
+	turn   int           // who got the last one
 }
 
 var process = newRoom()
 
 func newRoom() *room {
 	r := new(room)
-	r.parallel.Store(spinnable())
+	r.refresh()
 	return r
 }
 
-// spinnable reports whether spinning can be of use.
-func spinnable() bool { return runtime.GOMAXPROCS(0) > 1 && quota() > 1 }
+// refresh looks what the process may use, which can change.
+func (r *room) refresh() {
+	procs := runtime.GOMAXPROCS(0)
+	r.limit.Store(int32(max(1, procs/2)))
+	r.parallel.Store(procs > 1 && quota() > 1)
+}
 
 // Spin looks at w's condition for about a microsecond and reports whether it has
-// become true. Where only one processor is to be had it does nothing.
+// become true. Where only one processor is to be had, or somebody polls already, it
+// does nothing.
 func (w *Waiter) Spin() bool { return process.spin(w) }
 
 func (r *room) spin(w *Waiter) bool {
@@ -114,14 +125,18 @@ func (r *room) spin(w *Waiter) bool {
 
 // Poll waits until w's condition is true, or the budget is used up, and reports
 // which. The condition can be true when Poll says that the budget is used up.
+//
+// Looking at one more condition is cheap while others turn out true all the time.
+// So with many busy waiters the budget counts from the last good news for any of
+// them, up to a limit.
 func (w *Waiter) Poll(budget time.Duration) bool { return process.poll(w, budget) }
 
 func (r *room) poll(w *Waiter, budget time.Duration) bool {
-	parallel := spinnable()
-	if parallel != r.parallel.Load() {
-		r.parallel.Store(parallel) // GOMAXPROCS has changed
+	w.start, w.budget = Now(), budget
+	if last := r.refreshed.Load(); w.start-time.Duration(last) > heartbeat && r.refreshed.CompareAndSwap(last, int64(w.start)) {
+		r.refresh()
 	}
-	if !parallel && budget != Forever {
+	if !r.parallel.Load() && budget != Forever {
 		// Whoever could make the condition true needs this processor. If it is
 		// a goroutine it gets it now, if a process when w parks.
 		for range yields {
@@ -132,22 +147,23 @@ func (r *room) poll(w *Waiter, budget time.Duration) bool {
 		}
 		return false
 	}
-	w.expires = time.Time{}
-	if budget != Forever {
-		w.expires = time.Now().Add(budget)
-	}
 	if r.sit() {
 		return r.lead(w, false)
 	}
 	return r.follow(w)
 }
 
+// expired reports whether w has used its budget up, when there was news for somebody
+// at the time news.
+func (w *Waiter) expired(now, news time.Duration) bool {
+	return now-max(w.start, news) > w.budget || now-w.start > max(w.budget, longest)
+}
+
 // sit takes a seat, if there is one.
 func (r *room) sit() bool {
-	limit := int32(max(1, runtime.GOMAXPROCS(0)/2))
 	for {
 		n := r.seats.Load()
-		if n >= limit {
+		if n >= r.limit.Load() {
 			return false
 		}
 		if r.seats.CompareAndSwap(n, n+1) {
@@ -165,31 +181,36 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 		r.seats.Add(-1) // sync: seat
 		r.appoint()
 	}()
-	start := time.Now()
-	tick := start
+	now := Now()
+	news, tick := now, now // when there was the last news, and the last Tick
 	for {
-		for range burst {
+		looks := burst
+		if sweep && len(r.list) > 0 {
+			looks = 1
+		}
+		for range looks {
 			if w.cond.Ready() {
 				return true
 			}
 			pause(gap)
 		}
-		now := time.Now()
+		now = Now()
 		if !sweep && r.followers.Load() > 0 {
 			sweep = r.sweeping.CompareAndSwap(false, true)
 		}
 		if sweep {
 			r.sweep(now)
+			news = max(news, r.news)
 		}
-		if !w.expires.IsZero() && now.After(w.expires) {
+		if w.expired(now, news) {
 			return false
 		}
-		if now.Sub(tick) >= heartbeat {
+		if now-tick >= heartbeat {
 			tick = now
 			w.cond.Tick()
 		}
 		runtime.Gosched()
-		if now.Sub(start) > patience || !r.parallel.Load() {
+		if now-news > patience || !r.parallel.Load() {
 			osYield()
 		}
 	}
@@ -223,17 +244,14 @@ func (r *room) follow(w *Waiter) bool {
 // first stores its own news and then looks for the other's, so that they cannot
 // miss each other.
 func (r *room) appoint() {
-	for r.followers.Load() > 0 { // sync: seat
+	for r.followers.Load() > 0 && !r.sweeping.Load() { // sync: seat
 		if !r.sit() {
 			return // the seated find the followers, or come here when they leave
 		}
 		if !r.sweeping.CompareAndSwap(false, true) {
 			// Who sweeps will come here. But somebody may have found no seat
-			// because of us, while it was over with the sweep: look again.
+			// because of us: look again.
 			r.seats.Add(-1)
-			if r.sweeping.Load() {
-				return
-			}
 			continue
 		}
 		r.arrive()
@@ -268,36 +286,51 @@ func (r *room) drop(i int) {
 }
 
 // sweep looks once at the conditions of all followers.
-func (r *room) sweep(now time.Time) {
+func (r *room) sweep(now time.Duration) {
 	r.arrive()
-	if now.Sub(r.ticked) >= heartbeat {
+	if now-r.ticked >= heartbeat {
 		r.ticked = now
 		for range min(maxTicks, len(r.list)) {
 			r.turn = (r.turn + 1) % len(r.list)
 			r.list[r.turn].cond.Tick()
 		}
 	}
-	for i := 0; i < len(r.list); {
-		w := r.list[i]
-		switch {
-		case w.ready():
-			r.drop(i)
-			w.signals <- ready
-		case !w.expires.IsZero() && now.After(w.expires):
-			r.drop(i)
-			w.signals <- expired
-		default:
-			i++
+	for i := 0; ; {
+		var s signal
+		if i, s = r.look(i, now); i == len(r.list) {
+			return
 		}
+		if s == ready {
+			r.news = now
+		}
+		w := r.list[i]
+		r.drop(i)
+		w.signals <- s
 	}
 }
 
-// ready is Ready for somebody else's condition: a panic is kept for its owner.
-func (w *Waiter) ready() (ok bool) {
+// look returns the first follower, from the given one on, that is to be signalled,
+// and what.
+// A panic of its condition is kept for it.
+func (r *room) look(from int, now time.Duration) (i int, s signal) {
 	defer func() {
 		if p := recover(); p != nil {
-			w.panicked, ok = p, true
+			r.list[i].panicked, s = p, ready
 		}
 	}()
-	return w.cond.Ready()
+	for i = from; i < len(r.list); i++ {
+		w := r.list[i]
+		if w.cond.Ready() {
+			return i, ready
+		}
+		if w.expired(now, r.news) {
+			return i, expired
+		}
+	}
+	return i, ready
 }
+
+var epoch = time.Now()
+
+// Now returns the time, for differences only. It is cheaper than time.Now.
+func Now() time.Duration { return time.Since(epoch) }
