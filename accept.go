@@ -3,6 +3,7 @@
 package shmconn
 
 import (
+	"cmp"
 	"errors"
 	"net"
 	"os"
@@ -29,6 +30,7 @@ type listener struct {
 	mu      sync.Mutex          // guards the following
 	sockets []*net.UnixListener // the last one has the name; see watch
 	ready   []result            // for Accept
+	busy    map[uint32]int      // attachments under way, by user
 	silent  []*net.UnixConn     // dialers that have said nothing yet, oldest first
 	expired bool
 	closed  bool
@@ -154,12 +156,17 @@ func syscallError(err error) error {
 // greet takes the introduction of the dialer behind c, if it is there, and waits for
 // it in another goroutine if not.
 func (l *listener) greet(c *net.UnixConn) {
+	var peer cred
 	raw, err := c.SyscallConn()
-	if err != nil {
+	if err == nil {
+		err = cmp.Or(raw.Control(func(fd uintptr) { peer, err = peerCred(int(fd)) }), err)
+	}
+	if err != nil || l.crowded(peer) {
 		c.Close()
+		l.files.Refused()
 		return
 	}
-	if l.hear(c, raw, false) {
+	if l.hear(c, raw, peer, false) {
 		return
 	}
 	l.mu.Lock()
@@ -176,48 +183,83 @@ func (l *listener) greet(c *net.UnixConn) {
 	}
 	l.goroutines.Go(func() {
 		c.SetReadDeadline(time.Now().Add(introductionTimeout))
-		l.hear(c, raw, true)
+		l.hear(c, raw, peer, true)
 		l.mu.Lock()
 		l.silent = slices.DeleteFunc(l.silent, func(o *net.UnixConn) bool { return o == c })
 		l.mu.Unlock()
 	})
 }
 
+// crowded reports whether so many attachments of peer's user are under way that it is
+// better not to touch what one more has sent: even to close it could take for ever.
+func (l *listener) crowded(peer cred) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.busy[peer.uid] >= maxAttachments
+}
+
 // hear receives the introduction from c and gives the connection to Accept. If it is
 // not there yet, and wait is false, it reports false; else it closes c.
-func (l *listener) hear(c *net.UnixConn, raw syscall.RawConn, wait bool) bool {
+func (l *listener) hear(c *net.UnixConn, raw syscall.RawConn, peer cred, wait bool) bool {
 	for {
 		var h hello
 		var err error
 		rawErr := raw.Read(func(fd uintptr) (done bool) {
-			h, err = receive(int(fd))
+			h, err = receive(int(fd), false)
 			return err != unix.EAGAIN || !wait
 		})
-		switch {
-		case rawErr == nil && err == unix.EAGAIN:
+		if err = cmp.Or(rawErr, err); err == unix.EAGAIN {
 			return false
-		case rawErr == nil && (err == unix.EMFILE || err == unix.ENFILE):
-			// The dialer keeps its place until there are descriptors again.
-			if !l.offer(result{err: os.NewSyscallError("recvmsg", err)}) || !l.room() {
-				c.Close()
-				return true
-			}
+		}
+		if scarce(err) && l.offer(result{err: os.NewSyscallError("recvmsg", err)}) && l.room() {
+			c.SetReadDeadline(time.Time{}) // the dialer keeps its place until there are descriptors again
 			continue
 		}
 		c.Close()
-		if rawErr != nil || err != nil {
-			l.files.Refused()
-			return true
-		}
-		s, err := h.attach(l)
 		if err != nil {
 			l.files.Refused()
-			return true
-		}
-		if !l.offer(result{s: s}) {
-			s.reset()
+		} else {
+			l.attach(h, peer)
 		}
 		return true
+	}
+}
+
+// scarce reports whether err says that this end is short of something.
+func scarce(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
+}
+
+// attach makes the connection and gives it to Accept, and returns when that is done.
+// But the dialer's descriptors may be of a file system that does not answer: so
+// this takes a goroutine of its own, which is not waited for for long, and each user
+// has a few of them only: see crowded.
+func (l *listener) attach(h hello, peer cred) {
+	l.mu.Lock()
+	l.busy[peer.uid]++
+	l.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if s, err := h.attach(l, peer); err != nil {
+			l.files.Refused()
+			if scarce(err) {
+				l.offer(result{err: err})
+			}
+		} else if !l.offer(result{s: s}) {
+			s.reset()
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.busy[peer.uid]--; l.busy[peer.uid] == 0 {
+			delete(l.busy, peer.uid)
+		}
+	}()
+	late := time.NewTimer(attachPatience)
+	defer late.Stop()
+	select {
+	case <-done:
+	case <-late.C:
 	}
 }
 
@@ -233,7 +275,9 @@ func (l *listener) watch() {
 		}
 		sock, err := l.files.Restore()
 		if err == nil && sock >= 0 {
-			err = l.open(sock)
+			if err = l.open(sock); err != nil {
+				l.files.Unserved() // and try again in a second
+			}
 		}
 		if err != nil && l.room() {
 			l.offer(result{err: err})

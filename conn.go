@@ -38,8 +38,8 @@ func newConn(s *stream) *Conn {
 // read deadline having passed; bytes waiting, which are returned; the peer's
 // Close or CloseWrite ([io.EOF]); the peer's process being gone
 // ([syscall.ECONNRESET]). So bytes written before the peer closed or died are
-// always delivered, and the error comes after them. An empty b returns 0 at
-// once, without a look at the deadline or the peer.
+// always delivered, and the error comes after them. An empty b returns 0 without
+// a look at the deadline or the peer.
 //
 // The bytes are copied: b is not kept, and does not alias shared memory.
 func (c *Conn) Read(b []byte) (int, error) {
@@ -154,7 +154,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 }
 
 // TryRead is Read without the wait: where there is nothing to read now, or
-// another goroutine is reading, it returns 0 and no error.
+// another call has the reading side for the moment, it returns 0 and no error.
 func (c *Conn) TryRead(b []byte) (int, error) {
 	n, err := c.tryRead(b)
 	if err != nil {
@@ -315,7 +315,8 @@ func (c *Conn) Guard(f func()) error {
 }
 
 // Stats returns what this end has counted. It never waits. After Close it
-// returns the last figures.
+// returns the last figures. The bytes are counted in shared memory, where a
+// hostile peer can make them wrong.
 func (c *Conn) Stats() Stats {
 	st := c.stats()
 	runtime.KeepAlive(c)

@@ -268,6 +268,8 @@ func (s *stream) drain(fd int) (m int, err error) {
 		return 0, err
 	case err != nil:
 		return 0, s.sysError("write", err)
+	case m == 0:
+		return 0, io.ErrUnexpectedEOF // as os.File.Write has it
 	}
 	d.ring.Skip(m)
 	if d.ring.Owes() {

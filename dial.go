@@ -17,7 +17,8 @@ type Dialer struct {
 	Timeout time.Duration
 
 	// BusyPoll is how long a wait of this end polls before it parks. 0 means
-	// [DefaultBusyPoll], less than 0 that it never parks.
+	// [DefaultBusyPoll], less than 0 that it never parks, and less than a
+	// microsecond that it parks at once.
 	BusyPoll time.Duration
 
 	// AllowUID says whether a listener that runs as the user uid may be dialed.

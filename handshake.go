@@ -32,6 +32,9 @@ const (
 
 	introductionTimeout = 2 * time.Second // for a dialer that has connected to say something
 	maxIntroductions    = 64              // that have connected and said nothing yet
+
+	attachPatience = 50 * time.Millisecond // for the kernel to say what was sent
+	maxAttachments = 16                    // of a user that are under way
 )
 
 // dial is Dialer.Dial, see there.
@@ -69,6 +72,10 @@ func dial(ctx context.Context, d *Dialer, name string) (*Conn, error) {
 	}
 	if !d.allows(peer.uid) {
 		return nil, fmt.Errorf("listener runs as user %d: %w", peer.uid, fs.ErrPermission)
+	}
+	// By now another listener may have the name, with rings of another size.
+	if info, err = segment.Lookup(dir, base); err != nil {
+		return nil, refused(err)
 	}
 	s, err := introduce(sock, dir, base, info.Geometry, d.BusyPoll, Addr{name}, peer)
 	if err != nil {
@@ -141,20 +148,21 @@ func introduce(sock int, dir *segment.Dir, base string, g segment.Geometry, busy
 			}
 		}
 	}()
-	seg, id, file, err := segment.Create(dir, base, g)
+	seg, id, err := segment.Create(dir, base, g)
 	if err != nil {
 		return nil, err
 	}
 	undo = append(undo, seg.Close)
-	if g.Anonymous {
-		defer unix.Close(file)
-	}
-	bell, theirRinger, err := doorbell.Pipe()
+	bellFD, theirRinger, err := doorbell.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	undo = append(undo, func() { unix.Close(bell) })
 	defer unix.Close(theirRinger)
+	bell, err := doorbell.NewBell(bellFD)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, bell.Close)
 	theirBell, ringer, err := doorbell.Pipe()
 	if err != nil {
 		return nil, err
@@ -163,11 +171,12 @@ func introduce(sock int, dir *segment.Dir, base string, g segment.Geometry, busy
 	defer unix.Close(theirBell)
 
 	hello := append([]byte(helloMagic), id[:]...)
-	if err := unix.Sendmsg(sock, hello, unix.UnixRights(file, theirRinger, theirBell), nil, unix.MSG_NOSIGNAL); err != nil {
+	if err := unix.Sendmsg(sock, hello, unix.UnixRights(seg.File(), theirRinger, theirBell), nil, unix.MSG_NOSIGNAL); err != nil {
 		return nil, os.NewSyscallError("sendmsg", err)
 	}
+	seg.HandedOver()
 	out, in := mem(seg.RingA()), mem(seg.RingB())
-	return newStream(addr, peer, seg, g.RingSize, in, out, doorbell.NewBell(bell), doorbell.NewRinger(ringer), busyPoll), nil
+	return newStream(addr, peer, seg, g.RingSize, in, out, bell, doorbell.NewRinger(ringer), busyPoll), nil
 }
 
 func mem(header, data []byte) ringMem { return ringMem{header, data} }
@@ -176,12 +185,12 @@ func mem(header, data []byte) ringMem { return ringMem{header, data} }
 type hello struct {
 	id                 segment.ID
 	file, ringer, bell int
-	peer               cred
 }
 
 // receive returns the message that a dialer has sent over sock, or EAGAIN if it has
-// not yet. Where the process is out of descriptors it can be called again.
-func receive(sock int) (hello, error) {
+// not yet. Where the process is out of descriptors it can be called again; again says
+// that it was.
+func receive(sock int, again bool) (hello, error) {
 	// The message is looked at and not taken: if there is no descriptor left for
 	// one of those in it, it stays whole. Closing the socket throws it away.
 	buf := make([]byte, helloSize+1)
@@ -201,21 +210,22 @@ func receive(sock int) (hello, error) {
 		}
 	}()
 	if flags&unix.MSG_CTRUNC != 0 && len(fds) < helloFDs {
+		// No descriptors were left, unless there is something wrong with those
+		// that were sent. Some may have become free since.
 		closeAll(fds)
 		fds = nil
 		if err := spare(sock, helloFDs); err != nil {
 			return hello{}, err
 		}
+		if !again {
+			return receive(sock, true)
+		}
 	}
 	if n != helloSize || string(buf[:len(helloMagic)]) != helloMagic || len(fds) != helloFDs {
 		return hello{}, errors.New("introduction is not understood")
 	}
-	peer, err := peerCred(sock)
-	if err != nil {
-		return hello{}, err
-	}
 	ok = true
-	return hello{segment.ID(buf[len(helloMagic):helloSize]), fds[0], fds[1], fds[2], peer}, nil
+	return hello{segment.ID(buf[len(helloMagic):helloSize]), fds[0], fds[1], fds[2]}, nil
 }
 
 // rights returns the descriptors in a control message.
@@ -254,30 +264,40 @@ func closeAll(fds []int) {
 
 // attach makes the acceptor's stream of what the dialer has sent, whose descriptors
 // it owns from now on.
-func (h hello) attach(l *listener) (_ *stream, err error) {
-	seg, err := segment.Attach(h.file, l.files.Dir, l.files.Geo, h.id)
+func (h hello) attach(l *listener, peer cred) (_ *stream, err error) {
+	undo := []func(){func() { closeAll([]int{h.ringer, h.bell}) }}
+	defer func() {
+		if err != nil {
+			for _, f := range undo {
+				f()
+			}
+		}
+	}()
+	seg, err := segment.Attach(h.file, l.files.Dev(), l.files.Geo, h.id)
 	if err == nil && !l.files.Geo.Anonymous {
 		segment.RemoveName(l.files.Dir, l.files.Base, h.id, h.file)
 	}
 	unix.Close(h.file)
 	if err != nil {
-		closeAll([]int{h.ringer, h.bell})
 		return nil, err
 	}
+	undo = append(undo, seg.Close)
 	ringer, err := doorbell.Adopt(h.ringer, unix.O_WRONLY)
 	if err != nil {
-		seg.Close()
-		closeAll([]int{h.ringer, h.bell})
 		return nil, err
 	}
-	bell, err := doorbell.Adopt(h.bell, unix.O_RDONLY)
+	undo = append(undo, func() { unix.Close(ringer) })
+	bellFD, err := doorbell.Adopt(h.bell, unix.O_RDONLY)
 	if err != nil {
-		seg.Close()
-		closeAll([]int{ringer, h.bell})
 		return nil, err
 	}
+	bell, err := doorbell.NewBell(bellFD)
+	if err != nil {
+		return nil, err
+	}
+	closeAll([]int{h.ringer, h.bell})
 	in, out := mem(seg.RingA()), mem(seg.RingB())
-	return newStream(l.addr, h.peer, seg, l.files.Geo.RingSize, in, out, doorbell.NewBell(bell), doorbell.NewRinger(ringer), l.busyPoll), nil
+	return newStream(l.addr, peer, seg, l.files.Geo.RingSize, in, out, bell, doorbell.NewRinger(ringer), l.busyPoll), nil
 }
 
 // listen is ListenConfig.Listen, see there.
@@ -322,6 +342,7 @@ func listen(lc ListenConfig, name string) (*Listener, error) {
 		busyPoll: lc.BusyPoll,
 		files:    files,
 		news:     make(chan struct{}, 1),
+		busy:     make(map[uint32]int),
 		done:     make(chan struct{}),
 	}
 	l.taken = sync.NewCond(&l.mu)

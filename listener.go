@@ -47,7 +47,8 @@ type ListenConfig struct {
 	Anonymous bool
 
 	// BusyPoll is how long a wait of an accepted connection polls before it
-	// parks. 0 means [DefaultBusyPoll], less than 0 that it never parks.
+	// parks. 0 means [DefaultBusyPoll], less than 0 that it never parks, and
+	// less than a microsecond that it parks at once.
 	BusyPoll time.Duration
 }
 
@@ -119,7 +120,9 @@ func (l *Listener) AcceptConn() (*Conn, error) {
 // returns [net.ErrClosed]. Accepted connections go on; those that wait for
 // Accept are reset. A second Close returns [net.ErrClosed].
 func (l *Listener) Close() error {
-	if err := l.close(); err != nil {
+	err := l.close()
+	runtime.KeepAlive(l)
+	if err != nil {
 		return &net.OpError{Op: "close", Net: "shm", Addr: l.addr, Err: err}
 	}
 	return nil
@@ -131,7 +134,9 @@ func (l *Listener) Addr() net.Addr { return l.addr }
 // SetDeadline sets the time after which Accept returns an error that is
 // [os.ErrDeadlineExceeded]; the zero time means that there is none.
 func (l *Listener) SetDeadline(t time.Time) error {
-	if err := l.setDeadline(t); err != nil {
+	err := l.setDeadline(t)
+	runtime.KeepAlive(l)
+	if err != nil {
 		return &net.OpError{Op: "set", Net: "shm", Addr: l.addr, Err: err}
 	}
 	return nil

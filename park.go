@@ -28,7 +28,7 @@ func (d *tx) Ready() bool {
 }
 
 // Tick looks whether the peer is alive, for those who poll.
-func (d *side) Tick() { d.s.checkPeer(d) }
+func (d *side) Tick() { d.s.checkPeer() }
 
 // await waits until there is news for the side d, which the caller has. There may
 // be none: the caller looks for itself.
@@ -67,11 +67,11 @@ func (s *stream) park(d *side) {
 	for {
 		if s.bell.Hold() {
 			d.sayParked()
-			event := doorbell.Quiet
-			if !d.cond.Ready() {
-				event = s.bell.Wait()
+			if !d.cond.Ready() && s.bell.Wait() == doorbell.Gone {
+				s.gone()
 			}
-			s.heard(event, d)
+			s.bell.Release()
+			nudge(d.other.token) // a byte can be for both, and the bell is free
 		} else {
 			d.sayParked()
 			if !d.cond.Ready() {
@@ -92,19 +92,15 @@ func (d *side) sayParked() {
 	d.own.Parked.Store(d.epoch) // sync: park
 }
 
-// heard ends the hold of the doorbell by d, after event.
-func (s *stream) heard(event doorbell.Event, d *side) {
-	if event == doorbell.Gone {
-		s.rx.flags.Or(flagGone)
-		s.tx.flags.Or(flagGone)
-	}
-	s.bell.Release()
-	nudge(d.other.token) // a byte can be for both, and the bell is free
+// gone makes both sides know that the peer's process is gone.
+func (s *stream) gone() {
+	s.rx.flags.Or(flagGone)
+	s.tx.flags.Or(flagGone)
 }
 
-// checkPeer looks whether the peer is alive, unless somebody waits to be told.
-func (s *stream) checkPeer(d *side) {
-	if s.bell.Hold() {
-		s.heard(s.bell.Look(), d)
+// checkPeer looks whether the peer is alive, for those who do not park.
+func (s *stream) checkPeer() {
+	if s.bell.Gone() {
+		s.gone()
 	}
 }

@@ -57,6 +57,7 @@ type side struct {
 	pace      wait.Pace
 	token     chan struct{} // says: look again
 
+	idles   uint          // calls that found nothing to do and did not wait
 	out     bool          // a span is in a caller's hands; owned by who has the side
 	retired chan struct{} // closed once nobody gets in any more and final is set
 	final   uint64        // bytes that went through

@@ -23,8 +23,27 @@ func (s *stream) tryRead(b []byte) (n int, err error) {
 	if err := d.look(1); err != nil {
 		return 0, err
 	}
-	return d.take(b), nil
+	if n := d.take(b); n > 0 {
+		return n, nil
+	}
+	if d.idle() {
+		return 0, d.look(1)
+	}
+	return 0, nil
 }
+
+// idle looks, once in a while, whether the peer is alive, for a caller who does not
+// wait and is not told.
+func (d *side) idle() bool {
+	if d.idles++; d.idles%patience != 0 {
+		return false
+	}
+	d.s.checkPeer()
+	return true
+}
+
+// patience is how many calls in vain it is to the next look whether the peer is alive.
+const patience = 64
 
 func (s *stream) tryWrite(b []byte) (n int, err error) {
 	d := &s.tx
@@ -41,6 +60,9 @@ func (s *stream) tryWrite(b []byte) (n int, err error) {
 	}
 	n = d.ring.Put(b)
 	d.publish(n)
+	if n == 0 && d.idle() {
+		return 0, d.look()
+	}
 	return n, nil
 }
 
@@ -128,6 +150,7 @@ func (s *stream) peek(n int) (b []byte, err error) {
 			if d.flags.Load()&(flagClosed|flagShut|flagBroken) != 0 {
 				return nil, err
 			}
+			d.ring.Refresh() // which a deadline has kept look from
 			return d.span(d.ring.Ready()), err
 		}
 		if d.ring.Ready() >= n {

@@ -216,7 +216,7 @@ func (d *tx) publish(n int) {
 	d.ringPeer()
 	if d.checked += n; d.checked >= d.s.size/4 {
 		d.checked = 0
-		d.s.checkPeer(&d.side)
+		d.s.checkPeer()
 	}
 }
 
@@ -237,10 +237,10 @@ func (d *side) refusal() error {
 	switch flags := d.flags.Load(); {
 	case flags&flagClosed != 0:
 		return net.ErrClosed
-	case flags&flagShut != 0 && reading:
-		return io.EOF
 	case flags&flagExpired != 0:
 		return os.ErrDeadlineExceeded
+	case flags&flagShut != 0 && reading:
+		return io.EOF
 	case flags&flagShut != 0:
 		return syscall.EPIPE
 	case flags&flagBroken != 0:

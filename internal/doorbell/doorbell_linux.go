@@ -6,7 +6,6 @@ package doorbell
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"sync/atomic"
 	"time"
@@ -14,12 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a look at a Bell found.
+// An Event is what ended a wait for a Bell.
 type Event uint8
 
 const (
-	Quiet  Event = iota // nothing
-	Rung                // a byte or more
+	Rung   Event = iota // a byte or more
 	Broken              // Break was called
 	Gone                // every process that could ring is gone
 )
@@ -43,8 +41,8 @@ func Pipe() (bell, ringer int, err error) {
 }
 
 // Adopt returns another descriptor for the end of a pipe that fd is, which came from
-// somebody who is not trusted, and closes fd. With fd the sender has a hand
-// on whether reads and writes block; not so with the new one. access is
+// somebody who is not trusted. With fd, which stays the caller's, the sender has a
+// hand on whether reads and writes block; not so with the new one. access is
 // unix.O_RDONLY or unix.O_WRONLY.
 func Adopt(fd, access int) (int, error) {
 	var st unix.Stat_t
@@ -59,28 +57,30 @@ func Adopt(fd, access int) (int, error) {
 		return -1, errors.New("doorbell is not an end of a pipe")
 	}
 	own, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), access|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err == unix.ENXIO {
-		return fd, nil // nobody can read any more: writing fails, and cannot block
-	}
 	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: "doorbell", Err: err}
+		return -1, &os.PathError{Op: "open", Path: "doorbell", Err: err} // ENXIO: a named FIFO
 	}
-	unix.Close(fd)
 	return own, nil
 }
 
 // A Bell is the end that is waited on. One goroutine at a time holds it, and it
-// alone may call Wait and Look.
+// alone may call Wait.
 type Bell struct {
 	file  *os.File // in the runtime's network poller
-	fd    int      // the same, for a look that does not wait
+	fd    int      // the same, for Gone
 	held  atomic.Bool
 	stale bool // the deadline that Break has set is still there; owned by the holder
 }
 
-// NewBell returns the Bell of a descriptor of Pipe, which it owns from now on.
-func NewBell(fd int) *Bell {
-	return &Bell{file: os.NewFile(uintptr(fd), "doorbell"), fd: fd}
+// NewBell returns the Bell of a descriptor of Pipe, which it owns from now on, also
+// when there is an error.
+func NewBell(fd int) (*Bell, error) {
+	b := &Bell{file: os.NewFile(uintptr(fd), "doorbell"), fd: fd}
+	if err := b.file.SetReadDeadline(time.Time{}); err != nil {
+		b.file.Close()
+		return nil, fmt.Errorf("doorbell cannot be polled: %w", err) // max_user_watches, say
+	}
+	return b, nil
 }
 
 // Hold makes the caller the holder, unless there is one.
@@ -115,26 +115,23 @@ func (b *Bell) Wait() Event {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		b.stale = true
 		return Broken
-	case err == io.EOF:
-		return Gone
 	}
-	return Gone // no error is left that would ever go away
+	return Gone // io.EOF; no other error would ever go away
 }
 
-// Look is Wait that does not wait.
-func (b *Bell) Look() Event {
-	var buf [64]byte
+// Gone reports whether every process that could ring is gone. It does not wait, and
+// may be called at any time: it leaves the bytes that are there to Wait. It does not
+// even take the lock of the pipe, which a hostile peer could have.
+func (b *Bell) Gone() bool {
+	fds := []unix.PollFd{{Fd: int32(b.fd), Events: unix.POLLIN}}
 	for {
-		n, err := unix.Read(b.fd, buf[:])
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err == unix.EAGAIN:
-			return Quiet
-		case n > 0:
-			return Rung
+		switch _, err := unix.Poll(fds, 0); err {
+		case nil:
+			return fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+		case unix.EINTR:
+		default:
+			return false
 		}
-		return Gone
 	}
 }
 

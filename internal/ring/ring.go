@@ -76,7 +76,7 @@ func (v *Violation) Error() string {
 }
 
 // A Producer is the writing end. Its methods may not run at the same time, but
-// for Moved.
+// for Outstanding and Published.
 type Producer struct {
 	Own, Peer *End // the words of this end, and of the consumer
 
@@ -151,7 +151,7 @@ func (p *Producer) Outstanding() int { return p.header.outstanding(p.size) }
 func (p *Producer) Published() uint64 { return p.header.produced.Load() }
 
 // A Consumer is the reading end. Its methods may not run at the same time, but
-// for Moved.
+// for Outstanding and Published.
 type Consumer struct {
 	Own, Peer *End // the words of this end, and of the producer
 

@@ -34,69 +34,82 @@ type Segment struct {
 
 	// For the dialer's end of a named segment, as long as the name may be there.
 	file int    // locked, so that nobody sweeps the name away; -1 if none
-	path string // its name
+	path string // its name, if it has one
 }
 
 // Create makes the segment of a connection with the name base in dir, initialised
-// and mapped, and returns with it the descriptor to be handed to the acceptor,
-// which is the caller's to close unless the segment is named: see Close.
-func Create(dir *Dir, base string, g Geometry) (s *Segment, id ID, fd int, err error) {
+// and mapped, and returns with it the descriptor to be handed to the acceptor. The
+// segment closes it, if it is named in its Close, if not in HandedOver.
+func Create(dir *Dir, base string, g Geometry) (*Segment, ID, error) {
+	s := &Segment{ring: g.RingSize, file: -1}
+	var id ID
 	rand.Read(id[:])
+	err := s.create(dir, base, g, id)
+	if err != nil {
+		s.Close()
+		return nil, id, err
+	}
+	return s, id, nil
+}
+
+func (s *Segment) create(dir *Dir, base string, g Geometry, id ID) (err error) {
 	size := PageSize + 2*g.RingSize
-	s = &Segment{ring: g.RingSize, file: -1}
 	if g.Anonymous {
-		fd, err = unix.MemfdCreate(Prefix+base, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+		s.file, err = unix.MemfdCreate(Prefix+base, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 		if err != nil {
-			return nil, id, -1, os.NewSyscallError("memfd_create", err)
+			return os.NewSyscallError("memfd_create", err)
 		}
 	} else {
 		name := connName(base, id)
+		s.file, err = unix.Openat(dir.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|openFlags, 0o600)
+		if err != nil {
+			return os.NewSyscallError("openat", err)
+		}
 		s.path = filepath.Join(dir.path, name)
-		fd, err = unix.Openat(dir.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|openFlags, 0o600)
-		if err != nil {
-			return nil, id, -1, os.NewSyscallError("openat", err)
-		}
-		s.file = fd
-	}
-	defer func() {
-		if err != nil {
-			s.Close()
-			if s.file < 0 {
-				unix.Close(fd)
-			}
-		}
-	}()
-	if !g.Anonymous {
-		if err = lock(fd); err != nil {
-			return nil, id, -1, os.NewSyscallError("fcntl", err)
+		// If the lock is taken, a sweep has found the file before it was locked, and
+		// removes the name. The connection does not need it.
+		if err := lock(s.file); err != nil && !locked(err) {
+			return os.NewSyscallError("fcntl", err)
 		}
 	}
 	// Without this a full directory would be a SIGBUS at some later store.
 	for {
-		err = unix.Fallocate(fd, 0, 0, int64(size))
+		err = unix.Fallocate(s.file, 0, 0, int64(size))
 		if err != unix.EINTR {
 			break
 		}
 	}
 	if err != nil {
-		return nil, id, -1, fmt.Errorf("no room for the %d bytes of a connection: %w", size, os.NewSyscallError("fallocate", err))
+		return fmt.Errorf("no room for the %d bytes of a connection: %w", size, os.NewSyscallError("fallocate", err))
 	}
 	if g.Anonymous {
-		if _, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
-			return nil, id, -1, os.NewSyscallError("fcntl", err)
+		if _, err = unix.FcntlInt(uintptr(s.file), unix.F_ADD_SEALS, seals); err != nil {
+			return os.NewSyscallError("fcntl", err)
 		}
 	}
-	if err = s.mmap(fd); err != nil {
-		return nil, id, -1, err
+	h := &connHeader{
+		version:    Version,
+		headerSize: uint32(PageSize),
+		ringSize:   uint64(g.RingSize),
+		flags:      g.flags(),
+		id:         id,
 	}
-	h := s.header
-	h.version = Version
-	h.headerSize = uint32(PageSize)
-	h.ringSize = uint64(g.RingSize)
-	h.flags = g.flags()
-	h.id = id
 	h.magic.Store(connMagic)
-	return s, id, fd, nil
+	if err := pwrite(s.file, bytesOf(h)[:headerUsed]); err != nil {
+		return err
+	}
+	return s.mmap(s.file)
+}
+
+// File returns the descriptor of the segment, which stays the segment's.
+func (s *Segment) File() int { return s.file }
+
+// HandedOver closes the descriptor of an anonymous segment, which has done its duty.
+func (s *Segment) HandedOver() {
+	if s.path == "" {
+		unix.Close(s.file)
+		s.file = -1
+	}
 }
 
 const (
@@ -107,7 +120,9 @@ const (
 // Attach maps the segment behind fd, which a dialer has handed over, after holding
 // all that can be checked about it against what the listener knows by itself. fd
 // stays the caller's.
-func Attach(fd int, dir *Dir, g Geometry, id ID) (*Segment, error) {
+//
+// dev is the file system that a named segment must be on.
+func Attach(fd int, dev uint64, g Geometry, id ID) (*Segment, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, os.NewSyscallError("fstat", err)
@@ -123,7 +138,7 @@ func Attach(fd int, dir *Dir, g Geometry, id ID) (*Segment, error) {
 		if err != nil || have&seals != seals {
 			return nil, errors.New("segment is not sealed")
 		}
-	} else if uint64(st.Dev) != dir.dev {
+	} else if uint64(st.Dev) != dev {
 		// A page fault on some other file system could block for ever.
 		return nil, errors.New("segment is on another file system")
 	}
@@ -191,7 +206,9 @@ func (s *Segment) Abandon() {
 
 func (s *Segment) forget() {
 	if s.file >= 0 {
-		unlinkIfSame(unix.AT_FDCWD, s.path, s.file)
+		if s.path != "" {
+			unlinkIfSame(unix.AT_FDCWD, s.path, s.file)
+		}
 		unix.Close(s.file)
 		s.file = -1
 	}

@@ -1,7 +1,6 @@
 package segment
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,7 +14,6 @@ import (
 // A Dir is an open directory in which names live.
 type Dir struct {
 	fd   int
-	dev  uint64 // its file system
 	path string // absolute
 }
 
@@ -29,12 +27,7 @@ func OpenDir(path string) (*Dir, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: abs, Err: err}
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		unix.Close(fd)
-		return nil, os.NewSyscallError("fstat", err)
-	}
-	return &Dir{fd: fd, dev: uint64(st.Dev), path: abs}, nil
+	return &Dir{fd: fd, path: abs}, nil
 }
 
 // Close closes the directory.
@@ -68,13 +61,16 @@ func lock(fd int) error {
 	return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
 }
 
+// locked reports whether err says that somebody else has the lock.
+func locked(err error) bool { return err == unix.EAGAIN || err == unix.EACCES }
+
 // lockFor is lock that tries for a while: a child of the holder, between its fork
 // and its exec, can have the descriptor for some milliseconds after the holder has
 // closed it.
 func lockFor(fd int, d time.Duration) error {
 	for end := time.Now().Add(d); ; time.Sleep(5 * time.Millisecond) {
 		err := lock(fd)
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
+		if err == nil || !locked(err) {
 			return err
 		}
 		if time.Now().After(end) {
@@ -118,6 +114,21 @@ func pread(fd int, b []byte) error {
 			return os.NewSyscallError("pread", err)
 		case n == 0:
 			return io.ErrUnexpectedEOF
+		default:
+			off += n
+		}
+	}
+	return nil
+}
+
+// pwrite writes b to the start of the file behind fd.
+func pwrite(fd int, b []byte) error {
+	for off := 0; off < len(b); {
+		n, err := unix.Pwrite(fd, b[off:], int64(off))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return os.NewSyscallError("pwrite", err)
 		default:
 			off += n
 		}

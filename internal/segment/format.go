@@ -52,7 +52,11 @@ type connHeader struct {
 	ringB      [ringHeader]byte
 }
 
-const ringHeader = 512
+const (
+	ringHeader = 512
+	headerUsed = 48 // bytes of a connHeader before the rings
+	countersAt = 64 // offset of a listenerPage's counters
+)
 
 // A listenerPage is the whole of a listener segment, and part of format 1
 // (FORMAT.md). The listener alone stores into it.

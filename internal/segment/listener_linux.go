@@ -1,18 +1,21 @@
 package segment
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // A Listener is a name that this process listens on: its segment, locked, and its
-// socket.
+// socket. The segment is written to as a file: to whom it belongs can truncate it, and
+// its memory would then fault.
 type Listener struct {
 	Dir  *Dir
 	Base string
@@ -23,10 +26,11 @@ type Listener struct {
 
 	mu     sync.Mutex // guards the following
 	closed bool
-	file   int  // the segment
-	locked bool // by us: the name is ours
-	page   *listenerPage
-	socket unix.Stat_t // the socket as it was made
+	file   int          // the segment
+	locked bool         // by us: the name is ours
+	dev    uint64       // its file system
+	page   listenerPage // what is in it
+	socket unix.Stat_t  // the socket as it was made
 }
 
 // Announce takes the name base in dir and opens its socket for listening, which is
@@ -48,21 +52,55 @@ func (l *Listener) announce() (socket int, err error) {
 	}
 	// The name is this process's from here on.
 	l.Dir.sweep(l.Base)
-	p := l.page
-	p.magic.Store(0)
-	p.version = Version
-	p.headerSize = uint32(PageSize)
-	p.ringSize = uint64(l.Geo.RingSize)
-	p.flags = l.Geo.flags()
-	p.pid = uint32(os.Getpid())
-	p.accepted.Store(0)
-	p.refused.Store(0)
+	l.page.magic.Store(0)
+	l.page.version = Version
+	l.page.headerSize = uint32(PageSize)
+	l.page.ringSize = uint64(l.Geo.RingSize)
+	l.page.flags = l.Geo.flags()
+	l.page.pid = uint32(os.Getpid())
+	if err := l.write(); err != nil {
+		return -1, err
+	}
 	socket, err = l.listen()
 	if err != nil {
 		return -1, err
 	}
-	p.magic.Store(listenerMagic)
+	l.page.magic.Store(listenerMagic)
+	if err := l.write(); err != nil {
+		unix.Close(socket)
+		return -1, err
+	}
 	return socket, nil
+}
+
+// write stores l.page in the segment, the magic number last.
+func (l *Listener) write() error {
+	if err := unix.Ftruncate(l.file, int64(PageSize)); err != nil {
+		return os.NewSyscallError("ftruncate", err)
+	}
+	for {
+		err := unix.Fallocate(l.file, 0, 0, int64(PageSize))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("no room for the %d bytes of a listener: %w", PageSize, os.NewSyscallError("fallocate", err))
+		}
+		break
+	}
+	magic := l.page.magic.Swap(0)
+	defer l.page.magic.Store(magic)
+	if err := pwrite(l.file, bytesOf(&l.page)); err != nil || magic == 0 {
+		return err
+	}
+	l.page.magic.Store(magic)
+	return pwrite(l.file, bytesOf(&l.page)[:8])
+}
+
+// intact reports whether the segment is as it was written.
+func (l *Listener) intact() bool {
+	p := new(listenerPage)
+	return pread(l.file, bytesOf(p)) == nil && bytes.Equal(bytesOf(p)[:countersAt], bytesOf(&l.page)[:countersAt])
 }
 
 // take opens, or makes, the listener segment and locks it.
@@ -78,6 +116,7 @@ func (l *Listener) take() error {
 		if err := unix.Fstat(fd, &st); err != nil {
 			return os.NewSyscallError("fstat", err)
 		}
+		l.dev = uint64(st.Dev)
 		if st.Mode&unix.S_IFMT != unix.S_IFREG {
 			return fmt.Errorf("%s is not a regular file", name)
 		}
@@ -87,29 +126,35 @@ func (l *Listener) take() error {
 			}
 			return unix.EADDRINUSE
 		}
-		if err := lockFor(fd, 100*time.Millisecond); err != nil {
-			return err
-		}
-		if sameFile(l.Dir.fd, name, fd) {
+		err = lockFor(fd, 100*time.Millisecond)
+		if err == nil && sameFile(l.Dir.fd, name, fd) {
 			l.locked = true
 			break
 		}
-		// Its listener has closed, and removed the name, since we opened it.
+		if err == unix.EADDRINUSE {
+			if !onlyRead(fd) {
+				return err
+			}
+			// No listener has it: some dialer has a lock, for reading, which is all
+			// that it may have. It is welcome to the old file.
+			unlinkIfSame(l.Dir.fd, name, fd)
+		} else if err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+		// Or its listener has closed, and removed the name, since we opened it.
 		unix.Close(fd)
 		l.file = -1
 	}
 	if err := unix.Fchmod(l.file, uint32(0o600|l.mode&0o444)); err != nil {
 		return os.NewSyscallError("fchmod", err)
 	}
-	if err := unix.Ftruncate(l.file, int64(PageSize)); err != nil {
-		return os.NewSyscallError("ftruncate", err)
-	}
-	if err := unix.Fallocate(l.file, 0, 0, int64(PageSize)); err != nil {
-		return fmt.Errorf("no room for the %d bytes of a listener: %w", PageSize, os.NewSyscallError("fallocate", err))
-	}
-	var err error
-	l.page, err = mapPage(l.file)
-	return err
+	return nil
+}
+
+// onlyRead reports whether the lock that somebody else has on fd is one for reading.
+func onlyRead(fd int) bool {
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	return unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &l) == nil && l.Type == unix.F_RDLCK
 }
 
 // listen opens the socket. The name must be taken.
@@ -136,19 +181,31 @@ func (l *Listener) listen() (fd int, err error) {
 		unix.Close(fd)
 		return -1, os.NewSyscallError("bind", err)
 	}
-	err = unix.Fchmodat(l.Dir.fd, name, uint32(l.mode&0o666), 0)
-	if err == nil {
-		err = unix.Fstatat(l.Dir.fd, name, &l.socket, unix.AT_SYMLINK_NOFOLLOW)
-	}
-	if err == nil {
-		err = unix.Listen(fd, l.backlog)
+	if err = l.chmodSocket(name); err == nil {
+		err = os.NewSyscallError("listen", unix.Listen(fd, l.backlog))
 	}
 	if err != nil {
 		unix.Close(fd)
-		unix.Unlinkat(l.Dir.fd, name, 0)
-		return -1, os.NewSyscallError("listen", err)
+		return -1, err // and Close removes the name
 	}
 	return fd, nil
+}
+
+// chmodSocket gives the socket its mode. In a directory that others may write to, its
+// name could lead elsewhere by now.
+func (l *Listener) chmodSocket(name string) error {
+	fd, err := unix.Openat(l.Dir.fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("openat", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, &l.socket); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if l.socket.Mode&unix.S_IFMT != unix.S_IFSOCK || l.socket.Uid != uint32(os.Geteuid()) {
+		return fmt.Errorf("%s was replaced by somebody: %w", name, fs.ErrPermission)
+	}
+	return os.NewSyscallError("chmod", unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), uint32(l.mode&0o666)))
 }
 
 // Restore looks whether the listener's files are still there. If not, it puts
@@ -161,18 +218,20 @@ func (l *Listener) Restore() (socket int, err error) {
 		return -1, nil
 	}
 	if !sameFile(l.Dir.fd, Prefix+l.Base, l.file) {
-		file, page := l.file, l.page
-		l.file, l.locked, l.page = -1, false, nil
+		file := l.file
+		l.file, l.locked = -1, false
 		if socket, err = l.announce(); err != nil {
 			l.remove()
-			l.file, l.locked, l.page = file, true, page
+			l.file, l.locked = file, true
 			return -1, fmt.Errorf("the name was removed from outside and cannot be put back: %w", err)
 		}
-		l.page.accepted.Store(page.accepted.Load())
-		l.page.refused.Store(page.refused.Load())
-		unmapPage(page)
 		unix.Close(file)
 		return socket, nil
+	}
+	if !l.intact() {
+		if err := l.write(); err != nil {
+			return -1, fmt.Errorf("the listener's file was damaged from outside and cannot be mended: %w", err)
+		}
 	}
 	if l.socketThere() {
 		return -1, nil
@@ -183,17 +242,33 @@ func (l *Listener) Restore() (socket int, err error) {
 	return socket, nil
 }
 
-// Accepted counts a connection, for tools.
-func (l *Listener) Accepted() { l.count(func(p *listenerPage) { p.accepted.Add(1) }) }
-
-// Refused counts a dialer that was dropped, for tools.
-func (l *Listener) Refused() { l.count(func(p *listenerPage) { p.refused.Add(1) }) }
-
-func (l *Listener) count(f func(*listenerPage)) {
+// Unserved says that nobody listens on the socket that was returned last, so that
+// Restore makes another one.
+func (l *Listener) Unserved() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.page != nil {
-		f(l.page)
+	l.socket = unix.Stat_t{}
+}
+
+// Dev returns the file system that named segments of dialers are on.
+func (l *Listener) Dev() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dev
+}
+
+// Accepted counts a connection, for tools.
+func (l *Listener) Accepted() { l.count(&l.page.accepted) }
+
+// Refused counts a dialer that was dropped, for tools.
+func (l *Listener) Refused() { l.count(&l.page.refused) }
+
+func (l *Listener) count(n *atomic.Uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n.Add(1)
+	if !l.closed {
+		unix.Pwrite(l.file, bytesOf(&l.page)[countersAt:], countersAt)
 	}
 }
 
@@ -217,10 +292,6 @@ func (l *Listener) remove() {
 			unix.Unlinkat(l.Dir.fd, socketName(l.Base), 0)
 		}
 		unlinkIfSame(l.Dir.fd, Prefix+l.Base, l.file)
-	}
-	if l.page != nil {
-		unmapPage(l.page)
-		l.page = nil
 	}
 	if l.file >= 0 {
 		unix.Close(l.file)

@@ -60,13 +60,3 @@ func (s *Segment) Holds(addr uintptr) bool {
 func bytesOf[T connHeader | listenerPage](p *T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(p)), unsafe.Sizeof(*p))
 }
-
-func mapPage(fd int) (*listenerPage, error) {
-	p, err := unix.MmapPtr(fd, 0, nil, uintptr(PageSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, os.NewSyscallError("mmap", err)
-	}
-	return (*listenerPage)(p), nil
-}
-
-func unmapPage(p *listenerPage) { unix.MunmapPtr(unsafe.Pointer(p), uintptr(PageSize)) }

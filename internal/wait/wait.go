@@ -94,7 +94,7 @@ var process = newRoom()
 
 func newRoom() *room {
 	r := new(room)
-	r.refresh()
+	r.refreshed.Store(-int64(time.Hour)) // by the first to Poll
 	return r
 }
 
