@@ -59,9 +59,9 @@ func (c *Conn) Read(b []byte) (int, error) {
 // once the write deadline has passed, and [syscall.EPIPE], at once, when the
 // peer has closed its end or its reading side, or its process is gone.
 //
-// The bytes of one Write are never interleaved with another's. Up to a quarter of
-// the ring, 128 KiB at most, is published by one store, once there is room for all
-// of it; a longer b in pieces of that size, while the peer reads. A Write cut
+// The bytes of one Write are never interleaved with another's. Up to three quarters
+// of the ring, 128 KiB at most, are published by one store, once there is room for all
+// of them; a longer b is published in pieces, while the peer reads. A Write cut
 // short by the death of this process leaves a prefix of b. b is not kept.
 func (c *Conn) Write(b []byte) (int, error) {
 	n, err := c.write(b)
@@ -87,9 +87,9 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// CloseRead closes the reading direction: later Reads return [io.EOF], as do
-// those that wait, and the peer's Write returns [syscall.EPIPE]. Bytes that
-// were not read are dropped.
+// CloseRead closes the reading direction: the peer's Write returns [syscall.EPIPE],
+// and Reads, those that wait now too, return what was written before and then
+// [io.EOF].
 func (c *Conn) CloseRead() error {
 	err := c.closeRead()
 	if err != nil {
@@ -195,8 +195,8 @@ func (c *Conn) Available() int {
 }
 
 // WriteBuffers writes the contents of v, one buffer after the other, as if they
-// were joined for one [Conn.Write]: up to a quarter of the ring is published by one
-// store, and no other Write comes in between. Like [net.Buffers.WriteTo] it
+// were joined for one [Conn.Write]: published by one store if they are not more than
+// that does at once, and with no other Write in between. Like [net.Buffers.WriteTo] it
 // takes what was written off v, and returns how many bytes that were.
 func (c *Conn) WriteBuffers(v *net.Buffers) (int64, error) {
 	n, err := c.writeBuffers(v)

@@ -3,6 +3,7 @@
 package shmconn
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -156,8 +157,12 @@ func (s *stream) sysError(call string, err error) error {
 }
 
 func (s *stream) writeTo(w io.Writer) (n int64, err error) {
-	if raw := kernelSink(w); raw != nil {
-		return s.drainTo(raw)
+	raw, err := kernelSink(w)
+	if err != nil {
+		return 0, err
+	}
+	if raw != nil {
+		return s.drainTo(w, raw)
 	}
 	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
@@ -185,15 +190,15 @@ func (s *stream) writeTo(w io.Writer) (n int64, err error) {
 
 // kernelSink returns w if it is a descriptor that the kernel copies to without
 // keeping us waiting: a socket, a regular file, or anything non-blocking.
-func kernelSink(w io.Writer) syscall.RawConn {
+func kernelSink(w io.Writer) (syscall.RawConn, error) {
 	switch w.(type) {
 	case *os.File, *net.TCPConn, *net.UnixConn:
 	default:
-		return nil
+		return nil, nil
 	}
 	raw, err := w.(syscall.Conn).SyscallConn()
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	quick := false
 	if err := raw.Control(func(fd uintptr) {
@@ -201,15 +206,25 @@ func kernelSink(w io.Writer) syscall.RawConn {
 		flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
 		quick = err == nil && flags&unix.O_NONBLOCK != 0 ||
 			unix.Fstat(int(fd), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
-	}); err != nil || !quick {
-		return nil
+	}); err != nil {
+		return nil, sinkError(w, err)
 	}
-	return raw
+	if !quick {
+		return nil, nil
+	}
+	return raw, nil
+}
+
+// sinkError returns the error that w's own Write has when w's descriptor cannot be had
+// because of err: it is closed.
+func sinkError(w io.Writer, err error) error {
+	_, own := w.Write(nil)
+	return cmp.Or(own, err)
 }
 
 // drainTo has the kernel copy from the ring to a descriptor until the peer closes.
 // While the descriptor blocks nobody has the side.
-func (s *stream) drainTo(raw syscall.RawConn) (n int64, err error) {
+func (s *stream) drainTo(w io.Writer, raw syscall.RawConn) (n int64, err error) {
 	for {
 		err := s.awaitData()
 		if err == io.EOF {
@@ -223,7 +238,7 @@ func (s *stream) drainTo(raw syscall.RawConn) (n int64, err error) {
 			m, err = s.drain(int(fd))
 			return err != unix.EAGAIN
 		}); rawErr != nil {
-			err = rawErr
+			err = sinkError(w, rawErr)
 		}
 		n += int64(m)
 		if err != nil {

@@ -75,6 +75,8 @@
 // Who may open the listener's files, by [ListenConfig.Mode], is a peer; nobody else
 // can attach, read, write or take over anything. A hostile peer can garble or stop its
 // own stream. It cannot crash the other end, make it hang past a deadline, or read
-// its memory, with one exception: slices of Peek and Reserve are shared memory,
-// and touching them is for peers one trusts, or inside [Conn.Guard].
+// its memory, with two exceptions: slices of Peek and Reserve are shared memory,
+// and touching them is for peers one trusts, or inside [Conn.Guard]; and a peer that
+// can make the kernel wait at a page fault, by a FUSE mount or as root by
+// userfaultfd, can hold up a call that parks or rings.
 package shmconn

@@ -61,7 +61,12 @@ func dial(ctx context.Context, d *Dialer, name string) (*Conn, error) {
 	if !d.allows(info.UID) {
 		return nil, fmt.Errorf("listener's files belong to user %d: %w", info.UID, fs.ErrPermission)
 	}
-	sock, err := connect(ctx, dir.SocketPath(base))
+	at, path, err := dir.OpenSocket(base)
+	if err != nil {
+		return nil, refused(err)
+	}
+	defer unix.Close(at)
+	sock, err := connect(ctx, path)
 	if err != nil {
 		return nil, refused(err)
 	}
@@ -175,8 +180,8 @@ func introduce(sock int, dir *segment.Dir, base string, g segment.Geometry, busy
 		return nil, os.NewSyscallError("sendmsg", err)
 	}
 	seg.HandedOver()
-	out, in := mem(seg.RingA()), mem(seg.RingB())
-	return newStream(addr, peer, seg, g.RingSize, in, out, bell, doorbell.NewRinger(ringer), busyPoll), nil
+	s := newStream(addr, peer, seg, g.RingSize, bell, doorbell.NewRinger(ringer), busyPoll)
+	return s, s.connect(mem(seg.RingB()), mem(seg.RingA()))
 }
 
 func mem(header, data []byte) ringMem { return ringMem{header, data} }
@@ -295,9 +300,13 @@ func (h hello) attach(l *listener, peer cred) (_ *stream, err error) {
 	if err != nil {
 		return nil, err
 	}
+	undo = append(undo, bell.Close)
+	s := newStream(l.addr, peer, seg, l.files.Geo.RingSize, bell, doorbell.NewRinger(ringer), l.busyPoll)
+	if err := s.connect(mem(seg.RingA()), mem(seg.RingB())); err != nil {
+		return nil, err
+	}
 	closeAll([]int{h.ringer, h.bell})
-	in, out := mem(seg.RingA()), mem(seg.RingB())
-	return newStream(l.addr, peer, seg, l.files.Geo.RingSize, in, out, bell, doorbell.NewRinger(ringer), l.busyPoll), nil
+	return s, nil
 }
 
 // listen is ListenConfig.Listen, see there.

@@ -4,6 +4,7 @@ package shmconn
 
 import (
 	"net"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -256,7 +257,7 @@ func (d *side) hangUp() {
 	if d.s.mute.Load() {
 		return
 	}
-	defer d.s.harmless()()
+	defer d.s.tolerate(debug.SetPanicOnFault(true))
 	d.own.Closed.Store(1) // sync: closed
 	if d.peer.Parked.Load()&1 == 1 {
 		d.rings.Add(1)

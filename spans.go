@@ -68,7 +68,7 @@ func (s *stream) tryWrite(b []byte) (n int, err error) {
 
 func (s *stream) buffered() (n int) {
 	d := &s.rx
-	if d.flags.Load()&(flagClosed|flagShut|flagBroken) != 0 {
+	if d.flags.Load()&(flagClosed|flagBroken) != 0 {
 		return 0
 	}
 	var err error
@@ -79,8 +79,12 @@ func (s *stream) buffered() (n int) {
 		}
 		return 0
 	}
-	s.visit(&d.side, func() { n = d.ring.Outstanding() })
-	return n
+	if !d.enter() {
+		return 0
+	}
+	defer d.exit()
+	defer s.tolerate(debug.SetPanicOnFault(true))
+	return d.ring.Outstanding()
 }
 
 func (s *stream) available() (n int) {
@@ -88,36 +92,23 @@ func (s *stream) available() (n int) {
 	if d.flags.Load()&^flagExpired != 0 {
 		return 0
 	}
-	s.visit(&d.side, func() {
-		if d.peer.Closed.Load() == 0 {
-			n = s.size - d.ring.Outstanding()
-		}
-	})
-	return n
-}
-
-// visit calls f, which looks at shared words only, while the memory is mapped, and
-// reports whether it is.
-func (s *stream) visit(d *side, f func()) bool {
 	if !d.enter() {
-		return false
+		return 0
 	}
 	defer d.exit()
-	defer s.harmless()()
-	f()
-	return true
+	defer s.tolerate(debug.SetPanicOnFault(true))
+	if d.peer.Closed.Load() == 0 {
+		n = s.size - d.ring.Outstanding()
+	}
+	return n
 }
 
 func (s *stream) stats() Stats {
 	s.flush()
-	st := Stats{RingSize: s.size}
-	if !s.visit(&s.rx.side, func() { st.BytesRead = s.rx.ring.Published() }) {
-		<-s.rx.retired
-		st.BytesRead = s.rx.final
-	}
-	if !s.visit(&s.tx.side, func() { st.BytesWritten = s.tx.ring.Published() }) {
-		<-s.tx.retired
-		st.BytesWritten = s.tx.final
+	st := Stats{
+		RingSize:     s.size,
+		BytesRead:    s.rx.count(s.rx.ring.Published),
+		BytesWritten: s.tx.count(s.tx.ring.Published),
 	}
 	for _, d := range s.sides() {
 		st.Waits += d.waits.Load()
@@ -125,6 +116,22 @@ func (s *stream) stats() Stats {
 		st.Rings += d.rings.Load()
 	}
 	return st
+}
+
+// count returns how many bytes went through: by what this end knows, or, while a call
+// has the side, by what it has published.
+func (d *side) count(published func() uint64) (n uint64) {
+	if d.tryLock() {
+		defer d.unlock()
+		return d.total()
+	}
+	if !d.enter() {
+		<-d.retired
+		return d.final
+	}
+	defer d.exit()
+	defer d.s.tolerate(debug.SetPanicOnFault(true))
+	return published()
 }
 
 // checkSpan says what is wrong with the length of a span.
@@ -147,11 +154,11 @@ func (s *stream) peek(n int) (b []byte, err error) {
 	d.out = false
 	for {
 		if err := d.look(n); err != nil {
-			if d.flags.Load()&(flagClosed|flagShut|flagBroken) != 0 {
+			if d.flags.Load()&(flagClosed|flagBroken) != 0 {
 				return nil, err
 			}
 			d.ring.Refresh() // which a deadline has kept look from
-			return d.span(d.ring.Ready()), err
+			return d.span(min(n, d.ring.Ready())), err
 		}
 		if d.ring.Ready() >= n {
 			return d.span(n), nil
@@ -163,7 +170,7 @@ func (s *stream) peek(n int) (b []byte, err error) {
 func (d *rx) span(n int) []byte {
 	raceAcquire()
 	d.out = n > 0
-	b := d.ring.Span(min(n, d.s.size/2))
+	b := d.ring.Span(n)
 	return b[:len(b):len(b)]
 }
 
@@ -278,7 +285,7 @@ func (s *stream) writeBuffers(v *net.Buffers) (n int64, err error) {
 		if err := d.look(); err != nil {
 			return n, err
 		}
-		piece := int(min(left, int64(s.chunk)))
+		piece := s.piece(int(min(left, int64(s.size))))
 		switch fits, err := d.fits(piece); {
 		case err != nil:
 			return n, err

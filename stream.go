@@ -26,6 +26,7 @@ type stream struct {
 	cred     cred
 	size     int           // of a ring
 	chunk    int           // bytes of a long Read or Write that are published at once
+	whole    int           // bytes of a Write that is not a long one
 	busyPoll time.Duration // 0 and above: then park
 
 	seg    *segment.Segment
@@ -61,21 +62,30 @@ type tx struct {
 	reserved int // bytes of the reservation, -1 if there is none
 }
 
-// newStream makes a stream of its parts, which it owns from now on.
-func newStream(addr Addr, c cred, seg *segment.Segment, size int, in, out ringMem, bell *doorbell.Bell, ringer doorbell.Ringer, busyPoll time.Duration) *stream {
+// newStream makes a stream of its parts, which it owns from now on. It is of use after
+// connect.
+func newStream(addr Addr, c cred, seg *segment.Segment, size int, bell *doorbell.Bell, ringer doorbell.Ringer, busyPoll time.Duration) *stream {
 	s := &stream{addr: addr, cred: c, size: size, seg: seg, bell: bell, ringer: ringer, busyPoll: busyPoll}
 	if busyPoll == 0 {
 		s.busyPoll = DefaultBusyPoll
 	}
-	s.open.Store(2)
-	s.rx.ring = ring.NewConsumer(ring.At(in.header), in.data, size)
-	s.tx.ring = ring.NewProducer(ring.At(out.header), out.data, size)
 	s.chunk = min(size/4, maxChunk)
+	s.whole = min(size/4*3, maxChunk)
+	s.open.Store(2)
+	return s
+}
+
+// connect gives the stream its rings. The peer can have truncated them already.
+func (s *stream) connect(in, out ringMem) (err error) {
+	err = s.truncated()
+	defer s.tolerate(debug.SetPanicOnFault(true))
+	s.rx.ring = ring.NewConsumer(ring.At(in.header), in.data, s.size)
+	s.tx.ring = ring.NewProducer(ring.At(out.header), out.data, s.size)
 	s.tx.reserved = -1
 	s.rx.total, s.tx.total = s.rx.ring.Consumed, s.tx.ring.Written
 	s.rx.init(s, &s.tx.side, &s.rx, s.rx.ring.Own, s.rx.ring.Peer)
 	s.tx.init(s, &s.rx.side, &s.tx, s.tx.ring.Own, s.tx.ring.Peer)
-	return s
+	return nil
 }
 
 // ringMem is the memory of a ring.
@@ -112,7 +122,7 @@ func (s *stream) read(b []byte) (n int, err error) {
 // sampled after the position, what was published in between would be lost.
 func (d *rx) look(n int) error {
 	flags := d.flags.Load()
-	if flags&^flagGone != 0 {
+	if flags&^(flagGone|flagShut) != 0 {
 		return d.refusal()
 	}
 	if d.ring.Ready() >= n {
@@ -125,7 +135,7 @@ func (d *rx) look(n int) error {
 		return d.s.damaged(err)
 	case ready >= n:
 		return nil
-	case closed != 0:
+	case closed != 0, flags&flagShut != 0:
 		return io.EOF
 	case flags&flagGone != 0:
 		return syscall.ECONNRESET
@@ -165,7 +175,7 @@ func (s *stream) write(b []byte) (n int, err error) {
 		if err := d.look(); err != nil {
 			return n, err
 		}
-		piece := b[n:min(n+s.chunk, len(b))]
+		piece := b[n : n+s.piece(len(b)-n)]
 		switch fits, err := d.fits(len(piece)); {
 		case err != nil:
 			return n, err
@@ -179,6 +189,15 @@ func (s *stream) write(b []byte) (n int, err error) {
 			return n, nil
 		}
 	}
+}
+
+// piece returns how many of n bytes to write are published next: all, if they are sure to
+// fit at once some time, and else so many that the peer can read them while we go on.
+func (s *stream) piece(n int) int {
+	if n <= s.whole {
+		return n
+	}
+	return s.chunk
 }
 
 // look returns the error that Write returns now, if there is one.
@@ -230,22 +249,17 @@ func (d *side) ringPeer() {
 	}
 }
 
-// refusal returns the error that the flags of a side stand for, nil if there is
-// none.
+// refusal returns the error that the flags of a side stand for by themselves, nil if
+// there is none.
 func (d *side) refusal() error {
-	reading := d == &d.s.rx.side
 	switch flags := d.flags.Load(); {
 	case flags&flagClosed != 0:
 		return net.ErrClosed
 	case flags&flagExpired != 0:
 		return os.ErrDeadlineExceeded
-	case flags&flagShut != 0 && reading:
-		return io.EOF
-	case flags&flagShut != 0:
-		return syscall.EPIPE
 	case flags&flagBroken != 0:
 		return d.s.corrupt.Load()
-	case flags&flagGone != 0 && !reading:
+	case flags&(flagShut|flagGone) != 0 && d == &d.s.tx.side:
 		return syscall.EPIPE
 	}
 	return nil
@@ -304,16 +318,13 @@ func (s *stream) truncated() *CorruptError {
 	return &CorruptError{What: "the segment's size (it was truncated)", Seen: 0, Allowed: uint64(segment.PageSize + 2*s.size)}
 }
 
-// harmless is for what has to be done whether or not the segment is whole. Use:
-//
-//	defer s.harmless()()
-func (s *stream) harmless() func() {
-	old := debug.SetPanicOnFault(true)
-	return func() {
-		debug.SetPanicOnFault(old)
-		if p := recover(); p != nil && s.fault(p) == nil {
-			panic(p)
-		}
+// tolerate is deferred, like done, by what is done the same whether or not the segment
+// is whole: it ends the caller at a fault in the segment, with what its named results
+// are by then.
+func (s *stream) tolerate(panicOnFault bool) {
+	debug.SetPanicOnFault(panicOnFault)
+	if p := recover(); p != nil && s.fault(p) == nil {
+		panic(p)
 	}
 }
 

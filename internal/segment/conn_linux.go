@@ -28,9 +28,8 @@ func CheckRingSize(n int) error {
 // B, B, so that any span of a ring up to its size is contiguous; that takes three
 // mappings: header and A, A and B, B.
 type Segment struct {
-	header *connHeader
-	mem    []byte // the whole range of addresses
-	ring   int    // bytes of a ring
+	mem  []byte // the whole range of addresses
+	ring int    // bytes of a ring
 
 	// For the dialer's end of a named segment, as long as the name may be there.
 	file int    // locked, so that nobody sweeps the name away; -1 if none
@@ -183,12 +182,12 @@ func connName(base string, id ID) string { return Prefix + base + "@" + hex.Enco
 // RingA returns the header and, twice in a row, the bytes of the ring from dialer
 // to acceptor.
 func (s *Segment) RingA() (header, data []byte) {
-	return s.header.ringA[:], s.mem[PageSize:][: 2*s.ring : 2*s.ring]
+	return s.mem[ringAHeader:][:ringHeader], s.mem[PageSize:][: 2*s.ring : 2*s.ring]
 }
 
 // RingB is RingA for the ring from acceptor to dialer.
 func (s *Segment) RingB() (header, data []byte) {
-	return s.header.ringB[:], s.mem[PageSize+2*s.ring:][: 2*s.ring : 2*s.ring]
+	return s.mem[ringBHeader:][:ringHeader], s.mem[PageSize+2*s.ring:][: 2*s.ring : 2*s.ring]
 }
 
 // Close unmaps the segment and removes its name if it is still there.

@@ -33,10 +33,15 @@ func OpenDir(path string) (*Dir, error) {
 // Close closes the directory.
 func (d *Dir) Close() { unix.Close(d.fd) }
 
-// SocketPath returns the path of the socket of name base, in a form short enough
-// for a socket's address whatever the directory is. It is good while d is open.
-func (d *Dir) SocketPath(base string) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", d.fd, socketName(base))
+// OpenSocket returns a descriptor for the socket of name base, to be closed by the
+// caller, and a path to connect to while it is open: the real one can be too long for a
+// socket's address.
+func (d *Dir) OpenSocket(base string) (fd int, path string, err error) {
+	fd, err = unix.Openat(d.fd, socketName(base), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, "", os.NewSyscallError("openat", err)
+	}
+	return fd, fmt.Sprintf("/proc/self/fd/%d", fd), nil
 }
 
 func socketName(base string) string { return Prefix + base + "@sock" }

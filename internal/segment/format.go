@@ -47,13 +47,15 @@ type connHeader struct {
 	flags      uint32
 	_          uint32
 	id         ID
-	_          [512 - 48]byte
+	_          [ringAHeader - headerUsed]byte
 	ringA      [ringHeader]byte
 	ringB      [ringHeader]byte
 }
 
 const (
-	ringHeader = 512
+	ringHeader               = 512
+	ringAHeader, ringBHeader = 512, 1024 // offsets of the rings' headers
+
 	headerUsed = 48 // bytes of a connHeader before the rings
 	countersAt = 64 // offset of a listenerPage's counters
 )
@@ -88,8 +90,8 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.version)-8]
 	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.ringSize)-16]
 	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.id)-32]
-	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.ringA)-512]
-	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.ringB)-1024]
+	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.ringA)-ringAHeader]
+	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.ringB)-ringBHeader]
 	_ = [1]struct{}{}[unsafe.Offsetof(listenerPage{}.ringSize)-16]
 	_ = [1]struct{}{}[unsafe.Offsetof(listenerPage{}.pid)-28]
 	_ = [1]struct{}{}[unsafe.Offsetof(listenerPage{}.accepted)-64]

@@ -2,6 +2,8 @@ package segment
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -157,36 +159,45 @@ func onlyRead(fd int) bool {
 	return unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &l) == nil && l.Type == unix.F_RDLCK
 }
 
-// listen opens the socket. The name must be taken.
+// listen opens the socket, under a short name that nobody knows, and when it is ready
+// gives it its own. The listener's name must be taken.
 func (l *Listener) listen() (fd int, err error) {
 	name := socketName(l.Base)
 	var st unix.Stat_t
 	switch err := unix.Fstatat(l.Dir.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); {
 	case err == nil && st.Uid != uint32(os.Geteuid()):
 		return -1, fmt.Errorf("%s belongs to another user: %w", name, fs.ErrPermission)
-	case err == nil:
-		if err := unix.Unlinkat(l.Dir.fd, name, 0); err != nil {
-			return -1, os.NewSyscallError("unlinkat", err)
-		}
-	case err != unix.ENOENT:
+	case err != nil && err != unix.ENOENT:
 		return -1, os.NewSyscallError("fstatat", err)
 	}
 	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
-	// Nobody can connect until listen is called, whatever the umask has made of
-	// the socket's mode until then.
-	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: l.Dir.SocketPath(l.Base)}); err != nil {
-		unix.Close(fd)
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	var random [8]byte
+	rand.Read(random[:])
+	draft := Prefix + "@" + hex.EncodeToString(random[:])
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", l.Dir.fd, draft)}); err != nil {
 		return -1, os.NewSyscallError("bind", err)
 	}
-	if err = l.chmodSocket(name); err == nil {
-		err = os.NewSyscallError("listen", unix.Listen(fd, l.backlog))
+	defer func() {
+		if err != nil {
+			unix.Unlinkat(l.Dir.fd, draft, 0)
+		}
+	}()
+	if err := l.chmodSocket(draft); err != nil {
+		return -1, err
 	}
-	if err != nil {
-		unix.Close(fd)
-		return -1, err // and Close removes the name
+	if err := unix.Listen(fd, l.backlog); err != nil {
+		return -1, os.NewSyscallError("listen", err)
+	}
+	if err := unix.Renameat(l.Dir.fd, draft, l.Dir.fd, name); err != nil {
+		return -1, os.NewSyscallError("renameat", err)
 	}
 	return fd, nil
 }

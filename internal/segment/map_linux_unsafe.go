@@ -17,7 +17,6 @@ func (s *Segment) mmap(fd int) error {
 		return os.NewSyscallError("mmap", err)
 	}
 	s.mem = unsafe.Slice((*byte)(base), total)
-	s.header = (*connHeader)(base)
 	ringA, ringB := PageSize, PageSize+s.ring // offsets in the file
 	for _, m := range []struct{ at, offset, length int }{
 		{0, 0, PageSize + s.ring},              // header, A
@@ -37,7 +36,7 @@ func (s *Segment) mmap(fd int) error {
 func (s *Segment) munmap() {
 	if s.mem != nil {
 		unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(s.mem)), uintptr(len(s.mem)))
-		s.mem, s.header = nil, nil
+		s.mem = nil
 	}
 }
 
@@ -45,7 +44,7 @@ func (s *Segment) zero() {
 	_, err := unix.MmapPtr(-1, 0, unsafe.Pointer(unsafe.SliceData(s.mem)), uintptr(len(s.mem)),
 		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE|unix.MAP_FIXED)
 	if err == nil {
-		s.mem, s.header = nil, nil
+		s.mem = nil
 	}
 	// If it failed the segment stays mapped: the spans are good all the same.
 }
