@@ -31,7 +31,7 @@ type listener struct {
 	sockets []*net.UnixListener // the last one has the name; see watch
 	ready   []result            // for Accept
 	busy    map[uint32]int      // attachments under way, by user
-	silent  []*net.UnixConn     // dialers that have said nothing yet, oldest first
+	silent  []*dialer           // have said nothing yet, oldest first
 	expired bool
 	closed  bool
 
@@ -42,6 +42,18 @@ type listener struct {
 
 	deadline   deadline
 	goroutines sync.WaitGroup
+
+	// introduction is held while what a dialer has said is dealt with, so that
+	// who has dialed after another Dial had returned is accepted after it.
+	introduction sync.Mutex
+}
+
+// A dialer is the other end of the socket.
+type dialer struct {
+	c     *net.UnixConn
+	raw   syscall.RawConn
+	peer  cred
+	heard bool // guarded by listener.introduction
 }
 
 // A result is what Accept returns.
@@ -156,38 +168,85 @@ func syscallError(err error) error {
 // greet takes the introduction of the dialer behind c, if it is there, and waits for
 // it in another goroutine if not.
 func (l *listener) greet(c *net.UnixConn) {
-	var peer cred
-	raw, err := c.SyscallConn()
-	if err == nil {
-		err = cmp.Or(raw.Control(func(fd uintptr) { peer, err = peerCred(int(fd)) }), err)
+	d := &dialer{c: c}
+	var err error
+	if d.raw, err = c.SyscallConn(); err == nil {
+		err = cmp.Or(d.raw.Control(func(fd uintptr) { d.peer, err = peerCred(int(fd)) }), err)
 	}
-	if err != nil || l.crowded(peer) {
+	if err != nil || l.crowded(d.peer) {
 		c.Close()
 		l.files.Refused()
 		return
 	}
-	if l.hear(c, raw, peer, false) {
+	l.mu.Lock()
+	silent := slices.Clone(l.silent)
+	l.mu.Unlock()
+	for _, earlier := range silent {
+		l.hear(earlier)
+	}
+	if !l.hear(d) {
+		l.wait(d)
+	}
+}
+
+// wait has another goroutine wait for d's introduction.
+func (l *listener) wait(d *dialer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		d.c.Close()
 		return
 	}
-	l.mu.Lock()
 	if len(l.silent) == maxIntroductions {
-		l.silent[0].Close() // and its goroutine ends
+		l.silent[0].c.Close() // and its goroutine ends
 		l.silent = slices.Delete(l.silent, 0, 1)
 	}
-	l.silent = append(l.silent, c)
-	closed := l.closed
-	l.mu.Unlock()
-	if closed {
-		c.Close()
-		return
-	}
+	l.silent = append(l.silent, d)
 	l.goroutines.Go(func() {
-		c.SetReadDeadline(time.Now().Add(introductionTimeout))
-		l.hear(c, raw, peer, true)
+		d.c.SetReadDeadline(time.Now().Add(introductionTimeout))
+		for !l.hear(d) {
+			looked := false
+			err := d.raw.Read(func(uintptr) bool {
+				defer func() { looked = true }()
+				return looked // when it is called again there is something to read
+			})
+			if err != nil {
+				d.c.Close()
+				l.files.Refused()
+				break
+			}
+		}
 		l.mu.Lock()
-		l.silent = slices.DeleteFunc(l.silent, func(o *net.UnixConn) bool { return o == c })
-		l.mu.Unlock()
+		defer l.mu.Unlock()
+		l.silent = slices.DeleteFunc(l.silent, func(o *dialer) bool { return o == d })
 	})
+}
+
+// hear takes the introduction of d, if it is there, gives the connection to Accept,
+// and closes d's socket. It reports whether it was there.
+func (l *listener) hear(d *dialer) bool {
+	l.introduction.Lock()
+	defer l.introduction.Unlock()
+	for !d.heard {
+		var h hello
+		var err error
+		// Not raw.Read: it would wait for the goroutine that waits in it.
+		rawErr := d.raw.Control(func(fd uintptr) { h, err = receive(int(fd), false) })
+		if err = cmp.Or(rawErr, err); err == unix.EAGAIN {
+			return false
+		}
+		if scarce(err) && l.offer(result{err: os.NewSyscallError("recvmsg", err)}) && l.room() {
+			continue // the dialer keeps its place until there are descriptors again
+		}
+		d.heard = true
+		d.c.Close()
+		if err != nil {
+			l.files.Refused()
+		} else {
+			l.attach(h, d.peer)
+		}
+	}
+	return true
 }
 
 // crowded reports whether so many attachments of peer's user are under way that it is
@@ -196,33 +255,6 @@ func (l *listener) crowded(peer cred) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.busy[peer.uid] >= maxAttachments
-}
-
-// hear receives the introduction from c and gives the connection to Accept. If it is
-// not there yet, and wait is false, it reports false; else it closes c.
-func (l *listener) hear(c *net.UnixConn, raw syscall.RawConn, peer cred, wait bool) bool {
-	for {
-		var h hello
-		var err error
-		rawErr := raw.Read(func(fd uintptr) (done bool) {
-			h, err = receive(int(fd), false)
-			return err != unix.EAGAIN || !wait
-		})
-		if err = cmp.Or(rawErr, err); err == unix.EAGAIN {
-			return false
-		}
-		if scarce(err) && l.offer(result{err: os.NewSyscallError("recvmsg", err)}) && l.room() {
-			c.SetReadDeadline(time.Time{}) // the dialer keeps its place until there are descriptors again
-			continue
-		}
-		c.Close()
-		if err != nil {
-			l.files.Refused()
-		} else {
-			l.attach(h, peer)
-		}
-		return true
-	}
 }
 
 // scarce reports whether err says that this end is short of something.
@@ -298,8 +330,8 @@ func (l *listener) close() error {
 	for _, nl := range l.sockets {
 		nl.Close()
 	}
-	for _, c := range l.silent {
-		c.Close()
+	for _, d := range l.silent {
+		d.c.Close()
 	}
 	ready := l.ready
 	l.ready = nil
