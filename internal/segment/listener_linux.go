@@ -161,7 +161,7 @@ func onlyRead(fd int) bool {
 
 // listen opens the socket, under a short name that nobody knows, and when it is ready
 // gives it its own. The listener's name must be taken.
-func (l *Listener) listen() (fd int, err error) {
+func (l *Listener) listen() (_ int, err error) {
 	name := socketName(l.Base)
 	var st unix.Stat_t
 	switch err := unix.Fstatat(l.Dir.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); {
@@ -170,7 +170,7 @@ func (l *Listener) listen() (fd int, err error) {
 	case err != nil && err != unix.ENOENT:
 		return -1, os.NewSyscallError("fstatat", err)
 	}
-	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}

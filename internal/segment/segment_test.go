@@ -80,17 +80,22 @@ func list(t *testing.T, dir string) (names []string) {
 
 func create(t *testing.T, d *Dir, g Geometry) (*Segment, ID, int) {
 	t.Helper()
-	s, id, fd, err := Create(d, "feed", g)
+	s, id, err := Create(d, "feed", g)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		s.Close()
-		if g.Anonymous {
-			unix.Close(fd)
-		}
-	})
-	return s, id, fd
+	t.Cleanup(s.Close)
+	return s, id, s.File()
+}
+
+// dev returns the file system of d.
+func (d *Dir) dev(t *testing.T) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Fstat(d.fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	return uint64(st.Dev)
 }
 
 func announce(t *testing.T, d *Dir, base string) (*Listener, int) {
@@ -320,7 +325,7 @@ func TestCreateAttach(t *testing.T) {
 			if files := list(t, d.path); g.Anonymous && len(files) > 0 || !g.Anonymous && !slices.Equal(files, []string{name}) {
 				t.Errorf("files: %q", files)
 			}
-			b, err := Attach(fd, d, g, id)
+			b, err := Attach(fd, d.dev(t), g, id)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -578,7 +583,7 @@ func TestAttachRefuses(t *testing.T) {
 				_, id, fd := create(t, d, tt.g)
 				got := k.make(t, fd)
 				before := inUse(t)
-				s, err := Attach(got, d, tt.g, id)
+				s, err := Attach(got, d.dev(t), tt.g, id)
 				if err == nil {
 					s.Close()
 					t.Fatal("Attach took it")
@@ -596,12 +601,12 @@ func TestAttachRefuses(t *testing.T) {
 	t.Run("another kind than the listener's", func(t *testing.T) {
 		d := tempDir(t)
 		_, id, fd := create(t, d, named)
-		if s, err := Attach(fd, d, anonymous, id); err == nil {
+		if s, err := Attach(fd, d.dev(t), anonymous, id); err == nil {
 			s.Close()
 			t.Error("an anonymous listener took a file")
 		}
 		_, id, fd = create(t, d, anonymous)
-		if s, err := Attach(fd, d, named, id); err == nil {
+		if s, err := Attach(fd, d.dev(t), named, id); err == nil {
 			s.Close()
 			t.Error("a listener of files took memory")
 		}
@@ -609,11 +614,11 @@ func TestAttachRefuses(t *testing.T) {
 	t.Run("another file system", func(t *testing.T) {
 		d := mustOpen(t, t.TempDir())
 		shm := shmDir(t)
-		if d.dev == shm.dev {
+		if d.dev(t) == shm.dev(t) {
 			t.Skip("the temporary directory is on /dev/shm's file system")
 		}
 		_, id, fd := create(t, shm, named)
-		s, err := Attach(fd, d, named, id)
+		s, err := Attach(fd, d.dev(t), named, id)
 		if err == nil {
 			s.Close()
 			t.Fatal("Attach took it")
@@ -663,7 +668,7 @@ func TestNoRoom(t *testing.T) {
 		d := smallDir(t, need-PageSize)
 		for range 3 {
 			before := inUse(t)
-			_, _, _, err := Create(d, "feed", named)
+			_, _, err := Create(d, "feed", named)
 			wantNoRoom(t, d, err, need)
 			if after := inUse(t); after != before {
 				t.Errorf("%d descriptors and mappings, %d before", after, before)
@@ -677,7 +682,7 @@ func TestNoRoom(t *testing.T) {
 	t.Run("the second connection", func(t *testing.T) {
 		d := smallDir(t, 2*need-PageSize)
 		s, _, _ := create(t, d, named)
-		_, _, _, err := Create(d, "feed", named)
+		_, _, err := Create(d, "feed", named)
 		wantNoRoom(t, d, err, need)
 		if n := len(list(t, d.path)); n != 1 {
 			t.Errorf("%d files, want 1", n)
@@ -745,12 +750,18 @@ func TestAnnounce(t *testing.T) {
 // connect fails unless somebody listens on the socket of base.
 func connect(t *testing.T, d *Dir, base string) {
 	t.Helper()
+	sock, path, err := d.OpenSocket(base)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer unix.Close(sock)
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: d.SocketPath(base)}); err != nil {
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		t.Errorf("connect: %v", err)
 	}
 }

@@ -1,0 +1,533 @@
+//go:build linux
+
+package shmconn_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"shmconn"
+)
+
+// A server that answers one line, and its client. They usually are two
+// processes.
+func Example() {
+	l, err := shmconn.Listen("greeter")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer c.Close()
+		name, _ := bufio.NewReader(c).ReadString('\n')
+		fmt.Fprintf(c, "hello, %s", name)
+	}()
+
+	c, err := shmconn.Dial("greeter")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintln(c, "gopher")
+	io.Copy(os.Stdout, c)
+	// Output: hello, gopher
+}
+
+// examplePair returns the two ends of a connection.
+func examplePair(name string) (client, server *shmconn.Conn) {
+	l, err := shmconn.Listen(name)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close() // connections outlive it
+	if client, err = shmconn.Dial(name); err != nil {
+		log.Fatal(err)
+	}
+	if server, err = l.AcceptConn(); err != nil {
+		log.Fatal(err)
+	}
+	return client, server
+}
+
+func ExampleListen() {
+	l, err := shmconn.Listen("feed")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+	fmt.Println(l.Addr().Network(), l.Addr())
+
+	_, err = shmconn.Listen("feed")
+	fmt.Println(err)
+	// Output:
+	// shm feed
+	// listen shm feed: address already in use
+}
+
+func ExampleDial() {
+	l, err := shmconn.Listen("feed")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+
+	// Dial does not wait for Accept, nor does the first Write.
+	c, err := shmconn.Dial("feed")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	c.Write([]byte("subscribe GOOG\n"))
+
+	server, err := l.Accept()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	line, _ := bufio.NewReader(server).ReadString('\n')
+	fmt.Print(line)
+	// Output: subscribe GOOG
+}
+
+func ExampleListenConfig() {
+	lc := &shmconn.ListenConfig{
+		RingSize:  1 << 20, // for large writes
+		Mode:      0o660,   // the group may dial
+		Anonymous: true,    // does not take from the size of /dev/shm
+		BusyPoll:  -1,      // never give the processor away
+	}
+	l, err := lc.Listen("gateway")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+
+	c, err := shmconn.Dial("gateway")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Println(c.Stats().RingSize)
+	// Output: 1048576
+}
+
+func ExampleDialer() {
+	d := &shmconn.Dialer{
+		Timeout:  time.Second, // when the listener does not keep up with its backlog
+		AllowUID: func(uid uint32) bool { return uid == uint32(os.Getuid()) },
+	}
+	_, err := d.Dial("nobody-home")
+	fmt.Println(err)
+	// Output: dial shm nobody-home: connection refused
+}
+
+func ExampleDialer_DialContext() {
+	l, err := shmconn.Listen("web")
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s over %s", r.URL.Path, l.Addr().Network())
+	})}
+	go srv.Serve(l)
+	defer srv.Close()
+
+	d := new(shmconn.Dialer)
+	client := &http.Client{Transport: &http.Transport{DialContext: d.DialContext}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("http://web/prices")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	io.Copy(os.Stdout, resp.Body)
+	// Output: /prices over shm
+}
+
+func ExampleDialer_DialContext_cancel() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err := new(shmconn.Dialer).DialContext(ctx, "shm", "feed")
+	fmt.Println(errors.Is(err, context.Canceled))
+	// Output: true
+}
+
+func ExampleListener_AcceptConn() {
+	l, err := shmconn.Listen("feed")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+	client, err := shmconn.Dial("feed")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	c, err := l.AcceptConn() // a *shmconn.Conn; Accept returns it as a net.Conn
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	client.Write([]byte("tick"))
+	b, _ := c.Peek(4)
+	fmt.Printf("%s\n", b)
+	// Output: tick
+}
+
+func ExampleListener_SetDeadline() {
+	l, err := shmconn.Listen("feed")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+	l.SetDeadline(time.Now().Add(time.Millisecond))
+	_, err = l.Accept()
+	fmt.Println(errors.Is(err, os.ErrDeadlineExceeded))
+	// Output: true
+}
+
+// Small writes are joined by a bufio.Writer, as on any connection.
+func ExampleConn_Write() {
+	client, server := examplePair("ticks")
+	defer server.Close()
+
+	w := bufio.NewWriter(client)
+	for i := range 3 {
+		fmt.Fprintf(w, "GOOG %d\n", 100+i)
+	}
+	w.Flush()
+	client.Close()
+
+	ticks := bufio.NewScanner(server)
+	for ticks.Scan() {
+		fmt.Println(ticks.Text())
+	}
+	// Output:
+	// GOOG 100
+	// GOOG 101
+	// GOOG 102
+}
+
+func ExampleConn_Read() {
+	client, server := examplePair("ticks")
+	defer server.Close()
+	client.Write([]byte("last words"))
+	client.Close()
+
+	b := make([]byte, 4)
+	for {
+		n, err := server.Read(b)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%q\n", b[:n])
+	}
+	// Output:
+	// "last"
+	// " wor"
+	// "ds"
+}
+
+func ExampleConn_SetReadDeadline() {
+	client, server := examplePair("ticks")
+	defer client.Close()
+	defer server.Close()
+
+	b := make([]byte, 64)
+	client.SetReadDeadline(time.Now().Add(time.Millisecond))
+	_, err := client.Read(b)
+	fmt.Println(errors.Is(err, os.ErrDeadlineExceeded))
+
+	client.SetReadDeadline(time.Time{}) // and on it goes
+	server.Write([]byte("late"))
+	n, _ := client.Read(b)
+	fmt.Printf("%s\n", b[:n])
+	// Output:
+	// true
+	// late
+}
+
+func ExampleConn_CloseWrite() {
+	client, server := examplePair("sum")
+	defer client.Close()
+	go func() {
+		defer server.Close()
+		request, _ := io.ReadAll(server) // until the client's CloseWrite
+		fmt.Fprintf(server, "%d bytes", len(request))
+	}()
+
+	client.Write([]byte("all that I have to say"))
+	client.CloseWrite()
+	reply, _ := io.ReadAll(client)
+	fmt.Printf("%s\n", reply)
+	// Output: 22 bytes
+}
+
+func ExampleConn_TryRead() {
+	client, server := examplePair("ticks")
+	defer client.Close()
+	defer server.Close()
+
+	b := make([]byte, 64)
+	n, err := server.TryRead(b)
+	fmt.Println(n, err) // nothing there, and no wait
+
+	client.Write([]byte("tick"))
+	n, err = server.TryRead(b)
+	fmt.Println(n, err)
+	// Output:
+	// 0 <nil>
+	// 4 <nil>
+}
+
+// A reader that is too slow does not hold up its feed, which counts what was
+// dropped. This is for messages whose size divides the ring's: they fit or do not.
+func ExampleConn_TryWrite() {
+	client, server := examplePair("ticks")
+	defer client.Close()
+	defer server.Close()
+
+	var sent, dropped int
+	message := make([]byte, 1024)
+	for range 300 {
+		n, err := client.TryWrite(message)
+		if err != nil {
+			log.Fatal(err)
+		}
+		if n == 0 {
+			dropped++
+		} else {
+			sent++
+		}
+	}
+	fmt.Println(sent, "sent,", dropped, "dropped")
+	// Output: 256 sent, 44 dropped
+}
+
+func ExampleConn_Buffered() {
+	client, server := examplePair("ticks")
+	defer client.Close()
+	defer server.Close()
+
+	client.Write(make([]byte, 1000))
+	fmt.Println(server.Buffered(), "of", server.Stats().RingSize)
+	// Output: 1000 of 262144
+}
+
+func ExampleConn_Available() {
+	client, server := examplePair("ticks")
+	defer client.Close()
+	defer server.Close()
+
+	fmt.Println(client.Available())
+	client.Write(make([]byte, 144))
+	fmt.Println(client.Available())
+	// Output:
+	// 262144
+	// 262000
+}
+
+// A header and a body become one message without being joined first.
+func ExampleConn_WriteBuffers() {
+	client, server := examplePair("frames")
+	defer client.Close()
+	defer server.Close()
+
+	body := []byte("GOOG 150.25")
+	head := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
+	n, err := client.WriteBuffers(&net.Buffers{head, body})
+	fmt.Println(n, err)
+
+	b := make([]byte, 64)
+	m, _ := server.Read(b)
+	fmt.Printf("%q\n", b[:m])
+	// Output:
+	// 15 <nil>
+	// "\x00\x00\x00\vGOOG 150.25"
+}
+
+func ExampleConn_ReadFrom() {
+	client, server := examplePair("files")
+	defer server.Close()
+
+	n, err := client.ReadFrom(strings.NewReader("a file, or any Reader")) // as io.Copy does
+	fmt.Println(n, err)
+	client.Close()
+
+	b, _ := io.ReadAll(server)
+	fmt.Printf("%s\n", b)
+	// Output:
+	// 21 <nil>
+	// a file, or any Reader
+}
+
+func ExampleConn_WriteTo() {
+	client, server := examplePair("files")
+	defer server.Close()
+	client.Write([]byte("to the standard output\n"))
+	client.Close()
+
+	n, err := server.WriteTo(os.Stdout) // as io.Copy does
+	fmt.Println(n, err)
+	// Output:
+	// to the standard output
+	// 23 <nil>
+}
+
+// Messages with their length in front are parsed where they are, in the ring.
+func ExampleConn_Peek() {
+	client, server := examplePair("frames")
+	defer server.Close()
+	for _, s := range []string{"buy", "sell", "hold"} {
+		client.Write(append([]byte{byte(len(s))}, s...))
+	}
+	client.Close()
+
+	for {
+		head, err := server.Peek(1)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		size := 1 + int(head[0])
+		message, err := server.Peek(size)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("%s\n", message[1:])
+		server.Discard(size) // message is not valid after this
+	}
+	// Output:
+	// buy
+	// sell
+	// hold
+}
+
+func ExampleConn_Discard() {
+	client, server := examplePair("frames")
+	defer server.Close()
+	client.Write([]byte("header: body"))
+	client.Close()
+
+	server.Discard(len("header: "))
+	b, _ := io.ReadAll(server)
+	fmt.Printf("%s\n", b)
+	// Output: body
+}
+
+// A message is built where the peer will read it, without a copy.
+func ExampleConn_Reserve() {
+	client, server := examplePair("ticks")
+	defer client.Close()
+	defer server.Close()
+
+	b, err := client.Reserve(64) // as much as it can become
+	if err != nil {
+		log.Fatal(err)
+	}
+	b = append(b[:0], "GOOG "...)
+	b = fmt.Appendf(b, "%.2f", 150.25)
+	if err := client.Commit(len(b)); err != nil {
+		log.Fatal(err)
+	}
+
+	got := make([]byte, 64)
+	n, _ := server.Read(got)
+	fmt.Printf("%s\n", got[:n])
+	// Output: GOOG 150.25
+}
+
+func ExampleConn_Commit() {
+	client, server := examplePair("ints")
+	defer client.Close()
+	defer server.Close()
+
+	b, err := client.Reserve(4)
+	if err != nil {
+		log.Fatal(err)
+	}
+	binary.LittleEndian.PutUint32(b, 42)
+	fmt.Println(server.Buffered()) // nobody can see it yet
+	client.Commit(4)
+	fmt.Println(server.Buffered())
+	// Output:
+	// 0
+	// 4
+}
+
+// Work on shared memory of a peer that is not trusted: when the peer truncates
+// it, that is an error and not the end of this process.
+func ExampleConn_Guard() {
+	client, server := examplePair("untrusted")
+	defer client.Close()
+	defer server.Close()
+	client.Write([]byte("1234"))
+
+	b, err := server.Peek(4)
+	if err != nil {
+		log.Fatal(err)
+	}
+	sum := 0
+	err = server.Guard(func() {
+		for _, c := range b {
+			sum += int(c - '0')
+		}
+	})
+	fmt.Println(sum, err)
+	// Output: 10 <nil>
+}
+
+func ExampleConn_Stats() {
+	client, server := examplePair("ticks")
+	defer client.Close()
+	defer server.Close()
+
+	client.Write(make([]byte, 100))
+	server.Read(make([]byte, 60))
+	fmt.Println(client.Stats().BytesWritten, server.Stats().BytesRead)
+	// Output: 100 60
+}
+
+func ExampleConn_PeerCred() {
+	client, server := examplePair("who")
+	defer client.Close()
+	defer server.Close()
+
+	pid, uid, gid := server.PeerCred()
+	fmt.Println(pid == os.Getpid(), int(uid) == os.Getuid(), int(gid) == os.Getgid())
+	// Output: true true true
+}
+
+// What a damaged connection says: no more can be done with it than closing it.
+func ExampleCorruptError() {
+	explain := func(err error) {
+		var corrupt *shmconn.CorruptError
+		if errors.As(err, &corrupt) {
+			fmt.Println(corrupt.What, "was", corrupt.Seen, "and at most", corrupt.Allowed, "is right")
+		}
+	}
+	explain(&net.OpError{Op: "read", Net: "shm", Err: &shmconn.CorruptError{
+		What: "bytes in the ring", Seen: 1 << 40, Allowed: 1 << 18,
+	}})
+	// Output: bytes in the ring was 1099511627776 and at most 262144 is right
+}

@@ -1,0 +1,300 @@
+package shmconn_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// Imports point down: the root imports the four packages below internal, which do
+// not import each other. All import nothing but the standard library and, where
+// it says so here, golang.org/x/sys/unix.
+const (
+	module   = "shmconn"
+	unixPath = "golang.org/x/sys/unix"
+)
+
+var (
+	layers = []string{"internal/doorbell", "internal/ring", "internal/segment", "internal/wait"}
+
+	// importsUnix lists the files that make system calls.
+	importsUnix = []string{
+		"accept.go",
+		"copy.go",
+		"handshake.go",
+		"internal/doorbell/doorbell_linux.go",
+		"internal/segment/conn_linux.go",
+		"internal/segment/dir_linux.go",
+		"internal/segment/listener_linux.go",
+		"internal/segment/map_linux_unsafe.go",
+		"internal/wait/quota_linux.go",
+	}
+
+	// tools are not part of the library. They go by the rule about unsafe alone.
+	tools = []string{"internal/bench", "internal/model", "shmconn", "examples", ".ci"}
+)
+
+// A goFile is a parsed file of the module.
+type goFile struct {
+	name string // below the module's root, with slashes
+	file *ast.File
+	fset *token.FileSet
+	test bool
+}
+
+func (s goFile) dir() string { return path.Dir(s.name) }
+
+// tool reports whether s does not belong to the library.
+func (s goFile) tool() bool {
+	return slices.ContainsFunc(tools, func(dir string) bool { return strings.HasPrefix(s.name, dir+"/") })
+}
+
+func (s goFile) imports() (paths []string) {
+	for _, i := range s.file.Imports {
+		p, _ := strconv.Unquote(i.Path.Value)
+		paths = append(paths, p)
+	}
+	return paths
+}
+
+// goFiles parses all Go files of this module, for whatever system they are.
+func goFiles(t *testing.T) (list []goFile) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			_, nested := os.Stat(filepath.Join(name, "go.mod"))
+			if name != "." && (nested == nil || d.Name() == "testdata" || strings.HasPrefix(d.Name(), ".git")) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") {
+			return nil
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, name, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		list = append(list, goFile{filepath.ToSlash(name), f, fset, strings.HasSuffix(name, "_test.go")})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range append([]string{"."}, layers...) {
+		if !slices.ContainsFunc(list, func(s goFile) bool { return s.dir() == dir && !s.test }) {
+			t.Fatalf("no Go files in %s: this test has to run in the module's root", dir)
+		}
+	}
+	return list
+}
+
+func standard(path string) bool {
+	first, _, _ := strings.Cut(path, "/")
+	return first != module && !strings.Contains(first, ".")
+}
+
+// TestImports holds the imports of every file of the library against the rule.
+func TestImports(t *testing.T) {
+	var usesUnix []string
+	for _, s := range goFiles(t) {
+		if s.tool() {
+			continue
+		}
+		for _, p := range s.imports() {
+			inner, own := strings.CutPrefix(p, module+"/")
+			switch {
+			case standard(p):
+			case p == unixPath:
+				if !s.test {
+					usesUnix = append(usesUnix, s.name)
+				}
+			case s.test && s.dir() == ".":
+				// What the tests at the root need is up to them.
+			case own && s.dir() == "." && slices.Contains(layers, inner):
+			default:
+				t.Errorf("%s imports %s", s.name, p)
+			}
+		}
+		if s.dir() != "." && !slices.Contains(layers, s.dir()) {
+			t.Errorf("%s: there is a package that this test does not know of", s.name)
+		}
+	}
+	slices.Sort(usesUnix)
+	if !slices.Equal(usesUnix, importsUnix) {
+		t.Errorf("these import %s:\n%s\nwant:\n%s", unixPath, strings.Join(usesUnix, "\n"), strings.Join(importsUnix, "\n"))
+	}
+}
+
+// TestExamplesImport checks that the examples get along with what users have.
+func TestExamplesImport(t *testing.T) {
+	n := 0
+	for _, s := range goFiles(t) {
+		if !strings.HasPrefix(s.name, "examples/") {
+			continue
+		}
+		n++
+		for _, p := range s.imports() {
+			if strings.HasPrefix(p, module+"/internal/") {
+				t.Errorf("%s imports %s", s.name, p)
+			}
+		}
+	}
+	if n == 0 {
+		t.Error("there are no examples")
+	}
+}
+
+// TestDependencies asks the go command for all that the library is built of.
+func TestDependencies(t *testing.T) {
+	goCommand, err := exec.LookPath("go")
+	if err != nil {
+		t.Skipf("the go command is not there to ask: %v", err)
+	}
+	for _, goos := range []string{"linux", "darwin", "windows"} {
+		cmd := exec.Command(goCommand, "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".")
+		cmd.Env = append(os.Environ(), "GOOS="+goos, "GOARCH=amd64")
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		got := strings.Fields(string(out))
+		for _, p := range got {
+			if inner, own := strings.CutPrefix(p, module+"/"); p != module && p != unixPath && !(own && slices.Contains(layers, inner)) {
+				t.Errorf("GOOS=%s: the library depends on %s", goos, p)
+			}
+		}
+		if !slices.Contains(got, module) || goos == "linux" && len(got) != 2+len(layers) {
+			t.Errorf("GOOS=%s: go list says %q", goos, got)
+		}
+	}
+}
+
+// TestUnsafe checks that unsafe is used in files named *_unsafe.go only, but for the
+// two functions of it that are safe, which say where a field is.
+func TestUnsafe(t *testing.T) {
+	for _, s := range goFiles(t) {
+		if strings.HasSuffix(strings.TrimSuffix(s.name, "_test.go"), "_unsafe.go") || strings.HasSuffix(s.name, "_unsafe_test.go") {
+			continue
+		}
+		for _, i := range s.file.Imports {
+			if i.Path.Value == `"unsafe"` && i.Name != nil {
+				t.Errorf("%s imports unsafe as %s", s.name, i.Name.Name)
+			}
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			if x, ok := sel.X.(*ast.Ident); ok && x.Name == "unsafe" && sel.Sel.Name != "Offsetof" && sel.Sel.Name != "Sizeof" {
+				t.Errorf("%s: unsafe.%s", s.fset.Position(n.Pos()), sel.Sel.Name)
+			}
+			return true
+		})
+		for _, c := range s.file.Comments {
+			for _, line := range c.List {
+				if strings.HasPrefix(line.Text, "//go:linkname") {
+					t.Errorf("%s: %s", s.fset.Position(line.Pos()), line.Text)
+				}
+			}
+		}
+	}
+}
+
+var syncLabel = regexp.MustCompile(`\bsync: ([a-z]+)\b`)
+
+// TestSyncPoints checks that what is stored for another to load carries the same
+// label at both ends, and that DESIGN.md explains it.
+func TestSyncPoints(t *testing.T) {
+	places := make(map[string][]string)
+	for _, s := range goFiles(t) {
+		if s.test || s.tool() {
+			continue
+		}
+		for _, group := range s.file.Comments {
+			for _, c := range group.List {
+				if m := syncLabel.FindStringSubmatch(c.Text); m != nil {
+					places[m[1]] = append(places[m[1]], s.fset.Position(c.Pos()).String())
+				}
+			}
+		}
+	}
+	if len(places) == 0 {
+		t.Fatal("there are no labels")
+	}
+	design, err := os.ReadFile("DESIGN.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := make(map[string]bool)
+	for _, m := range syncLabel.FindAllSubmatch(design, -1) {
+		listed[string(m[1])] = true
+	}
+	for _, label := range slices.Sorted(maps.Keys(places)) {
+		if len(places[label]) < 2 {
+			t.Errorf("sync: %s is at one place alone, %s", label, places[label][0])
+		}
+		if !listed[label] {
+			t.Errorf("sync: %s, at %s, is not in DESIGN.md", label, places[label][0])
+		}
+	}
+	for _, label := range slices.Sorted(maps.Keys(listed)) {
+		if places[label] == nil {
+			t.Errorf("DESIGN.md tells of sync: %s, which is nowhere", label)
+		}
+	}
+}
+
+// TestDocumented checks that all that is exported says what it does.
+func TestDocumented(t *testing.T) {
+	for _, s := range goFiles(t) {
+		if s.test || s.tool() || s.dir() != "." {
+			continue
+		}
+		for _, decl := range s.file.Decls {
+			switch d := decl.(type) {
+			case *ast.FuncDecl:
+				if d.Name.IsExported() && exportedReceiver(d) && d.Doc == nil && d.Name.Name != "Error" {
+					t.Errorf("%s: %s has no comment", s.fset.Position(d.Pos()), d.Name.Name)
+				}
+			case *ast.GenDecl:
+				for _, spec := range d.Specs {
+					if ts, ok := spec.(*ast.TypeSpec); ok && ts.Name.IsExported() && d.Doc == nil && ts.Doc == nil {
+						t.Errorf("%s: %s has no comment", s.fset.Position(ts.Pos()), ts.Name.Name)
+					}
+				}
+			}
+		}
+	}
+}
+
+// exportedReceiver reports whether d is a function, or a method of what users can
+// name.
+func exportedReceiver(d *ast.FuncDecl) bool {
+	if d.Recv == nil {
+		return true
+	}
+	typ := d.Recv.List[0].Type
+	if star, ok := typ.(*ast.StarExpr); ok {
+		typ = star.X
+	}
+	id, ok := typ.(*ast.Ident)
+	return ok && id.IsExported()
+}

@@ -1,0 +1,670 @@
+package ring
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"unsafe"
+)
+
+// These tests have the ring on the heap, where the race detector sees it. There the
+// memory is not mapped twice in a row, so that spans are clipped at its end.
+
+// layouts are the ways to have a ring on the heap.
+var layouts = []struct {
+	name string
+	make func(size int) (*Header, []byte)
+}{
+	{"apart", func(size int) (*Header, []byte) { return new(Header), make([]byte, size) }},
+	{"together", func(size int) (*Header, []byte) {
+		b := make([]byte, HeaderSize+size)
+		return At(b), b[HeaderSize:]
+	}},
+}
+
+// starts are positions at which a ring begins: a connection does so at 0, and one
+// that has been in use for long is anywhere.
+var starts = []uint64{0, 1<<32 - 3, 1<<63 - 3, 1<<64 - 3}
+
+// newEnds returns both ends of a ring that begins at the position start.
+func newEnds(h *Header, data []byte, start uint64) (*Producer, *Consumer) {
+	p, c := NewProducer(h, data, len(data)), NewConsumer(h, data, len(data))
+	h.produced.Store(start)
+	h.consumed.Store(start)
+	p.pos, p.seen = start, start
+	c.pos, c.seen, c.told = start, start, start
+	return &p, &c
+}
+
+func newRing(size int) (*Producer, *Consumer) {
+	h, data := layouts[0].make(size)
+	return newEnds(h, data, 0)
+}
+
+// pattern returns n bytes that depend on their place in the stream.
+func pattern(off, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		x := uint32(off+i) * 2654435761
+		b[i] = byte(x>>24) ^ byte(x>>11)
+	}
+	return b
+}
+
+func mustRefresh(t testing.TB, end interface{ Refresh() (int, error) }, want int) {
+	t.Helper()
+	if n, err := end.Refresh(); n != want || err != nil {
+		t.Fatalf("%T.Refresh() = %d, %v, want %d", end, n, err, want)
+	}
+}
+
+// move takes n bytes through the ring.
+func move(t testing.TB, p *Producer, c *Consumer, n int) {
+	t.Helper()
+	size := int(p.size)
+	for n > 0 {
+		m := p.Put(make([]byte, min(n, size)))
+		p.Publish()
+		mustRefresh(t, c, m)
+		c.Skip(m)
+		c.Publish()
+		mustRefresh(t, p, size)
+		n -= m
+	}
+}
+
+// TestBoundaries puts in and takes out lengths around the ring's size, at places
+// around its end, and looks at all that both ends say on the way.
+func TestBoundaries(t *testing.T) {
+	for _, size := range []int{4, 64, 4096} {
+		lengths := []int{0, 1, 2, 3, size/4 - 1, size / 4, size / 2, size - 2, size - 1, size, size + 1, 2 * size, 2*size + 1}
+		slices.Sort(lengths)
+		for _, n := range slices.Compact(lengths) {
+			t.Run(fmt.Sprintf("len=%d,cap=%d", n, size), func(t *testing.T) {
+				for _, at := range []int{0, 1, size/2 - 1, size / 2, size - 3, size - 2, size - 1} {
+					for _, start := range starts {
+						for _, l := range layouts {
+							h, data := l.make(size)
+							p, c := newEnds(h, data, start)
+							move(t, p, c, at)
+							boundary(t, p, c, n)
+							if t.Failed() {
+								t.Fatalf("at %d, start %d, header %s", at, start, l.name)
+							}
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+func boundary(t *testing.T, p *Producer, c *Consumer, n int) {
+	size, before, was := int(p.size), p.Written(), c.Consumed()
+	in := pattern(int(before), n)
+	check := func(what string, got, want int) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s = %d, want %d", what, got, want)
+		}
+	}
+	fits := min(n, size)
+	check("Free", p.Free(), size)
+	check("Put", p.Put(in), fits)
+	check("Free after Put", p.Free(), size-fits)
+	check("Written", int(p.Written()-before), fits)
+	check("Published before Publish", int(p.Published()-before), 0)
+	if c.Moved() {
+		t.Error("the consumer sees bytes that were not published")
+	}
+	mustRefresh(t, c, 0)
+
+	p.Publish()
+	check("Published", int(p.Published()-before), fits)
+	check("the producer's Outstanding", p.Outstanding(), fits)
+	check("the consumer's Outstanding", c.Outstanding(), fits)
+	check("Moved", btoi(c.Moved()), btoi(fits > 0))
+	check("Ready before Refresh", c.Ready(), 0)
+	mustRefresh(t, c, fits)
+	check("Ready", c.Ready(), fits)
+	check("Moved after Refresh", btoi(c.Moved()), 0)
+	more := p.Put(in)
+	check("Put into what is left", more, min(n, size-fits))
+
+	// Two thirds, and the rest with room to spare.
+	first := fits * 2 / 3
+	out := make([]byte, n+8)
+	check("Take of a part", c.Take(out[:first]), first)
+	check("Ready after it", c.Ready(), fits-first)
+	check("Take", c.Take(out[first:]), fits-first)
+	if !bytes.Equal(out[:fits], in[:fits]) {
+		t.Error("other bytes came out than went in")
+	}
+	check("Take from the empty ring", c.Take(out), 0)
+	check("Consumed", int(c.Consumed()-was), fits)
+
+	check("the consumer's Published before Publish", int(c.Published()-was), 0)
+	check("Told", btoi(c.Told()), btoi(fits == 0))
+	check("Owes", btoi(c.Owes()), btoi(fits >= size/4))
+	if p.Moved() {
+		t.Error("the producer sees room that was not published")
+	}
+	mustRefresh(t, p, size-fits-more)
+	c.Publish()
+	check("the consumer's Published", int(c.Published()-was), fits)
+	check("Told after Publish", btoi(c.Told()), 1)
+	check("the producer's Moved", btoi(p.Moved()), btoi(fits > 0))
+	check("Free before Refresh", p.Free(), size-fits-more)
+	mustRefresh(t, p, size-more)
+	check("Outstanding at the end", p.Outstanding(), 0)
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// TestWrapAround goes round the ring many times in every length of step, so that
+// each byte of the ring is once the first and once the last of a step.
+func TestWrapAround(t *testing.T) {
+	const size = 64
+	for step := 1; step <= size; step++ {
+		t.Run(fmt.Sprintf("len=%d,cap=%d", step, size), func(t *testing.T) {
+			p, c := newRing(size)
+			out := make([]byte, step)
+			for off := 0; off < step*size; off += step {
+				if n := p.Put(pattern(off, step)); n != step {
+					t.Fatalf("Put = %d", n)
+				}
+				p.Publish()
+				mustRefresh(t, c, step)
+				if n := c.Take(out); n != step || !bytes.Equal(out, pattern(off, step)) {
+					t.Fatalf("Take at %d = %d, %x, want %x", off, n, out, pattern(off, step))
+				}
+				c.Publish()
+				mustRefresh(t, p, size)
+			}
+		})
+	}
+}
+
+// TestStress streams through the ring between two goroutines. Under -race it
+// tells whether the positions order the accesses to the bytes.
+func TestStress(t *testing.T) {
+	for _, size := range []int{4, 64, 4096, 1 << 16} {
+		for _, l := range layouts {
+			t.Run(fmt.Sprintf("cap=%d,header=%s", size, l.name), func(t *testing.T) {
+				total := min(1024*size, 2<<20)
+				seed := rand.Uint64()
+				t.Logf("seed %#x", seed)
+				h, data := l.make(size)
+				p, c := newEnds(h, data, starts[seed%uint64(len(starts))])
+				var wg sync.WaitGroup
+				var failed error
+				stop := make(chan struct{})
+				wg.Go(func() {
+					r := rand.New(rand.NewPCG(seed, 1))
+					for off := 0; off < total; {
+						b := pattern(off, min(1+r.IntN(size), total-off))
+						n := p.Put(b)
+						if r.IntN(4) == 0 && n < len(b) { // the rest by Span and Skip
+							if m := min(p.Free(), len(b)-n); m > 0 {
+								m = copy(p.Span(m), b[n:])
+								p.Skip(m)
+								n += m
+							}
+						}
+						off += n
+						p.Publish()
+						if n > 0 {
+							continue
+						}
+						if _, err := p.Refresh(); err != nil {
+							t.Error(err)
+							return
+						}
+						select {
+						case <-stop:
+							return
+						default:
+							runtime.Gosched()
+						}
+					}
+				})
+				wg.Go(func() {
+					defer close(stop)
+					r := rand.New(rand.NewPCG(seed, 2))
+					buf := make([]byte, size)
+					for off := 0; off < total; {
+						n, err := c.Refresh()
+						if err != nil {
+							failed = err
+							return
+						}
+						if n == 0 {
+							if !c.Told() {
+								c.Publish()
+							}
+							runtime.Gosched()
+							continue
+						}
+						b := buf[:1+r.IntN(size)]
+						if r.IntN(4) == 0 {
+							b = c.Span(min(n, len(b)))
+							c.Skip(len(b))
+						} else {
+							b = b[:c.Take(b)]
+						}
+						if !bytes.Equal(b, pattern(off, len(b))) {
+							failed = fmt.Errorf("wrong bytes from %d on, %d of them", off, len(b))
+							return
+						}
+						off += len(b)
+						if c.Owes() {
+							c.Publish()
+						}
+					}
+				})
+				wg.Wait()
+				if failed != nil {
+					t.Error(failed)
+				}
+			})
+		}
+	}
+}
+
+// TestViolation stores into the shared words what the other end may not.
+func TestViolation(t *testing.T) {
+	const size = 4096
+	const put, taken, told = 3000, 2000, 1024 // told of 1,024, then 976 more were taken
+	for _, start := range starts {
+		for _, tt := range []struct {
+			name    string
+			shared  uint64 // less start
+			allowed int    // bytes ready, or -1
+		}{
+			{"the same", put, put - taken},
+			{"one on", put + 1, put + 1 - taken},
+			{"as far as may be", told + size, told + size - taken},
+			{"one too far", told + size + 1, -1},
+			{"one back", put - 1, -1},
+			{"back to what was taken", taken, -1},
+			{"before what was taken", taken - 1, -1},
+			{"back to the start", 0, -1},
+			{"before the start", 1<<64 - 1, -1},
+			{"far ahead", put + 1<<32, -1},
+			{"half way round", put + 1<<63, -1},
+		} {
+			t.Run(fmt.Sprintf("produced/%s/start=%d", strings.ReplaceAll(tt.name, " ", "_"), start), func(t *testing.T) {
+				h, data := layouts[0].make(size)
+				p, c := newEnds(h, data, start)
+				p.Put(pattern(0, put))
+				p.Publish()
+				mustRefresh(t, c, put)
+				c.Skip(told)
+				c.Publish()
+				c.Skip(taken - told)
+				h.produced.Store(start + tt.shared)
+				if want := tt.shared != put; c.Moved() != want {
+					t.Errorf("Moved() = %v, want %v", c.Moved(), want)
+				}
+				n, err := c.Refresh()
+				checkRefresh(t, n, err, tt.allowed, start+tt.shared, start+told+size, "producer")
+				if tt.allowed < 0 && c.Ready() != put-taken {
+					t.Errorf("after the violation Ready() = %d, want %d", c.Ready(), put-taken)
+				}
+				if n := c.Outstanding(); n < 0 || n > size {
+					t.Errorf("Outstanding() = %d of %d", n, size)
+				}
+			})
+		}
+		for _, tt := range []struct {
+			name    string
+			shared  uint64
+			allowed int // bytes free, or -1
+		}{
+			{"the same", told, size - put + told},
+			{"one on", told + 1, size - put + told + 1},
+			{"as far as may be", put, size},
+			{"one too far", put + 1, -1},
+			{"one back", told - 1, -1},
+			{"back to the start", 0, -1},
+			{"before the start", 1<<64 - 1, -1},
+			{"a ring too far", put + size, -1},
+			{"half way round", told + 1<<63, -1},
+		} {
+			t.Run(fmt.Sprintf("consumed/%s/start=%d", strings.ReplaceAll(tt.name, " ", "_"), start), func(t *testing.T) {
+				h, data := layouts[0].make(size)
+				p, _ := newEnds(h, data, start)
+				p.Put(pattern(0, put))
+				p.Publish()
+				h.consumed.Store(start + told)
+				mustRefresh(t, p, size-put+told)
+				h.consumed.Store(start + tt.shared)
+				if want := tt.shared != told; p.Moved() != want {
+					t.Errorf("Moved() = %v, want %v", p.Moved(), want)
+				}
+				n, err := p.Refresh()
+				checkRefresh(t, n, err, tt.allowed, start+tt.shared, start+put, "consumer")
+				if tt.allowed < 0 && p.Free() != size-put+told {
+					t.Errorf("after the violation Free() = %d, want %d", p.Free(), size-put+told)
+				}
+				if n := p.Outstanding(); n < 0 || n > size {
+					t.Errorf("Outstanding() = %d of %d", n, size)
+				}
+			})
+		}
+	}
+}
+
+func checkRefresh(t *testing.T, n int, err error, allowed int, seen, bound uint64, who string) {
+	t.Helper()
+	if allowed >= 0 {
+		if n != allowed || err != nil {
+			t.Errorf("Refresh() = %d, %v, want %d", n, err, allowed)
+		}
+		return
+	}
+	v, ok := errors.AsType[*Violation](err)
+	if !ok || n != 0 {
+		t.Fatalf("Refresh() = %d, %v, want a Violation", n, err)
+	}
+	if v.Seen != seen || v.Allowed != bound || !strings.Contains(v.What, who) {
+		t.Errorf("got %+v, want Seen %d, Allowed %d and the %s's position", v, seen, bound, who)
+	}
+	for _, want := range []string{v.What, fmt.Sprint(v.Seen), fmt.Sprint(v.Allowed)} {
+		if !strings.Contains(v.Error(), want) {
+			t.Errorf("Error() = %q, which does not say %q", v.Error(), want)
+		}
+	}
+}
+
+// TestNotBeyondTold checks that the producer is held to the room that it was told
+// of, not to what the consumer has read without a word.
+func TestNotBeyondTold(t *testing.T) {
+	const size = 64
+	p, c := newRing(size)
+	p.Put(make([]byte, size))
+	p.Publish()
+	mustRefresh(t, c, size)
+	c.Skip(size)                              // and no Publish
+	c.header.produced.Store(uint64(size) + 1) // which an honest producer cannot know to be free
+	if n, err := c.Refresh(); err == nil {
+		t.Errorf("Refresh() = %d, nil, want a Violation", n)
+	}
+}
+
+// TestLazyPublish takes bytes one by one and says when the consumer owes its
+// position.
+func TestLazyPublish(t *testing.T) {
+	for _, size := range []int{4, 64, 4096} {
+		t.Run(fmt.Sprintf("cap=%d", size), func(t *testing.T) {
+			p, c := newRing(size)
+			p.Put(make([]byte, size))
+			p.Publish()
+			mustRefresh(t, c, size)
+			since := 0 // bytes since the last Publish
+			for i := range size {
+				if c.Told() != (since == 0) {
+					t.Fatalf("byte %d: Told() = %v, %d since Publish", i, c.Told(), since)
+				}
+				c.Take(make([]byte, 1))
+				since++
+				if c.Owes() != (since >= size/4) {
+					t.Fatalf("byte %d: Owes() = %v, %d since Publish", i, c.Owes(), since)
+				}
+				if p.Moved() != (i+1-since != int(p.seen)) {
+					t.Fatalf("byte %d: Moved() = %v", i, p.Moved())
+				}
+				if c.Owes() {
+					c.Publish()
+					since = 0
+					mustRefresh(t, p, i+1)
+				}
+			}
+		})
+	}
+}
+
+// TestSpan looks at where spans begin and end: at the end of the memory, or at
+// the length asked for where that is mapped twice in a row.
+func TestSpan(t *testing.T) {
+	const size = 64
+	for _, times := range []int{1, 2} {
+		for _, at := range []int{0, 1, size / 2, size - 1} {
+			for _, n := range []int{0, 1, size - at - 1, size - at, size - at + 1, size} {
+				if n < 0 || n > size {
+					continue
+				}
+				t.Run(fmt.Sprintf("len=%d,cap=%d,at=%d,times=%d", n, size, at, times), func(t *testing.T) {
+					h, data := new(Header), make([]byte, times*size)
+					prod, cons := NewProducer(h, data, size), NewConsumer(h, data, size)
+					p, c := &prod, &cons
+					for range at + 3*size { // where it is in the stream does not matter
+						p.Skip(1)
+						p.Publish()
+						mustRefresh(t, c, 1)
+						c.Skip(1)
+						c.Publish()
+						mustRefresh(t, p, size)
+					}
+					want := n
+					if times == 1 {
+						want = min(n, size-at)
+					}
+					s := p.Span(n)
+					if len(s) != want {
+						t.Errorf("the producer's Span has %d bytes, want %d", len(s), want)
+					}
+					if want > 0 && &s[0] != &data[at] {
+						t.Error("the producer's Span begins elsewhere")
+					}
+					p.Skip(n)
+					p.Publish()
+					mustRefresh(t, c, n)
+					s = c.Span(n)
+					if len(s) != want {
+						t.Errorf("the consumer's Span has %d bytes, want %d", len(s), want)
+					}
+					if want > 0 && &s[0] != &data[at] {
+						t.Error("the consumer's Span begins elsewhere")
+					}
+					if p.Free() != size-n {
+						t.Errorf("Free() = %d, want %d", p.Free(), size-n)
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestLayout says where the fields of format 1 are. It is not to be changed.
+func TestLayout(t *testing.T) {
+	var h Header
+	for _, tt := range []struct {
+		name      string
+		got, want uintptr
+	}{
+		{"produced", unsafe.Offsetof(h.produced), 0},
+		{"consumed", unsafe.Offsetof(h.consumed), 128},
+		{"consumer.Parked", unsafe.Offsetof(h.consumer) + unsafe.Offsetof(h.consumer.Parked), 256},
+		{"consumer.Closed", unsafe.Offsetof(h.consumer) + unsafe.Offsetof(h.consumer.Closed), 264},
+		{"producer.Parked", unsafe.Offsetof(h.producer) + unsafe.Offsetof(h.producer.Parked), 384},
+		{"producer.Closed", unsafe.Offsetof(h.producer) + unsafe.Offsetof(h.producer.Closed), 392},
+		{"the end", unsafe.Sizeof(h), 512},
+	} {
+		if tt.got != tt.want {
+			t.Errorf("%s is at %d, want %d", tt.name, tt.got, tt.want)
+		}
+	}
+}
+
+// TestGolden compares every byte of a header after a known sequence with what
+// format 1 says. It is not to be changed.
+func TestGolden(t *testing.T) {
+	const size = 64
+	mem := make([]byte, HeaderSize+size)
+	p, c := newEnds(At(mem), mem[HeaderSize:], 0)
+	if p.Own != c.Peer || p.Peer != c.Own || p.Own == p.Peer {
+		t.Fatal("the two ends do not agree on whose words are whose")
+	}
+	move(t, p, c, 60)
+	p.Put([]byte("abcdefghij")) // over the end
+	p.Publish()
+	p.Put([]byte("unpublished"))
+	mustRefresh(t, c, 10)
+	c.Skip(4)
+	c.Publish()
+	c.Skip(3) // and says nothing
+	c.Own.Parked.Store(0x0102030405060708)
+	c.Own.Closed.Store(1)
+	p.Own.Parked.Store(7)
+	p.Own.Closed.Store(0x11223344)
+
+	want := make([]byte, HeaderSize+size)
+	e := binary.NativeEndian
+	e.PutUint64(want[0:], 70)
+	e.PutUint64(want[128:], 64)
+	e.PutUint64(want[256:], 0x0102030405060708)
+	e.PutUint32(want[264:], 1)
+	e.PutUint64(want[384:], 7)
+	e.PutUint32(want[392:], 0x11223344)
+	copy(want[HeaderSize+60:], "abcd")
+	copy(want[HeaderSize:], "efghijunpublished")
+	for i := range want {
+		if mem[i] != want[i] {
+			t.Errorf("byte %d is %#x, want %#x", i, mem[i], want[i])
+		}
+	}
+}
+
+// TestAlignment checks what 64-bit atomics need where addresses have 32 bits.
+func TestAlignment(t *testing.T) {
+	for range 16 {
+		for _, l := range layouts {
+			h, _ := l.make(64)
+			for name, word := range map[string]any{
+				"produced":        &h.produced,
+				"consumed":        &h.consumed,
+				"consumer.Parked": &h.consumer.Parked,
+				"producer.Parked": &h.producer.Parked,
+			} {
+				if a := reflect.ValueOf(word).Pointer(); a%8 != 0 {
+					t.Errorf("header %s: %s is at address %#x", l.name, name, a)
+				}
+			}
+		}
+	}
+}
+
+// TestAtShort checks that a header is not taken from fewer bytes than it has.
+func TestAtShort(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("At took a header from too few bytes")
+		}
+	}()
+	At(make([]byte, HeaderSize-1))
+}
+
+// FuzzRing lets the ring and a bytes.Buffer do the same. Each byte of ops is a step.
+func FuzzRing(f *testing.F) {
+	f.Add(uint8(4), uint64(0), []byte{0x0f, 1, 2, 0x3f, 3, 4, 0x1f, 1, 2, 0x3f, 3, 4})
+	f.Add(uint8(2), uint64(1<<64-3), bytes.Repeat([]byte{0x02, 1, 2, 0x33, 3, 4, 5}, 40))
+	f.Add(uint8(6), uint64(1<<32-1), bytes.Repeat([]byte{0xff, 1, 0x60, 2, 0x7f, 3, 4, 6, 0x85, 1, 7}, 40))
+	f.Fuzz(func(t *testing.T, bits uint8, start uint64, ops []byte) {
+		size := 1 << (2 + bits%8)
+		h, data := layouts[bits&1].make(size)
+		p, c := newEnds(h, data, start)
+		var (
+			model bytes.Buffer // all that was put in and not taken
+			put   int          // bytes ever put in
+			sent  int          // of them published
+			taken int
+			told  int
+			next  byte
+			known = start // the last position of the consumer's that was loaded
+		)
+		for i, op := range ops {
+			n := int(op>>3) * (1 + size/16)
+			switch op & 7 {
+			case 0: // Put
+				b := make([]byte, n)
+				for i := range b {
+					b[i] = next
+					next++
+				}
+				free := size - (put - int(known-start))
+				if m, want := p.Put(b), min(n, free); m != want {
+					t.Fatalf("step %d: Put of %d = %d, want %d", i, n, m, want)
+				} else {
+					next -= byte(n - m)
+					model.Write(b[:m])
+					put += m
+				}
+			case 1: // Span and Skip
+				if free := p.Free(); n > free {
+					n = free
+				}
+				s := p.Span(n)
+				for i := range s {
+					s[i] = next
+					next++
+				}
+				p.Skip(len(s))
+				model.Write(s)
+				put += len(s)
+			case 2:
+				p.Publish()
+				sent = put
+			case 3:
+				if m, err := c.Refresh(); m != sent-taken || err != nil {
+					t.Fatalf("step %d: the consumer's Refresh() = %d, %v, want %d", i, m, err, sent-taken)
+				}
+			case 4: // Take
+				ready := c.Ready()
+				b := make([]byte, n)
+				m := c.Take(b)
+				if m != min(n, ready) || m > sent-taken {
+					t.Fatalf("step %d: Take of %d = %d, ready are %d", i, n, m, ready)
+				}
+				if want := model.Next(m); !bytes.Equal(b[:m], want) {
+					t.Fatalf("step %d: Take = %x, want %x", i, b[:m], want)
+				}
+				taken += m
+			case 5: // Span and Skip
+				s := c.Span(min(n, c.Ready()))
+				if want := model.Next(len(s)); !bytes.Equal(s, want) {
+					t.Fatalf("step %d: Span = %x, want %x", i, s, want)
+				}
+				c.Skip(len(s))
+				taken += len(s)
+			case 6:
+				c.Publish()
+				told = taken
+			case 7:
+				if m, err := p.Refresh(); m != size-put+told || err != nil {
+					t.Fatalf("step %d: the producer's Refresh() = %d, %v, want %d", i, m, err, size-put+told)
+				}
+				known = start + uint64(told)
+			}
+			if c.Owes() != (taken-told >= size/4) || c.Told() != (taken == told) {
+				t.Fatalf("step %d: Owes() = %v, Told() = %v, taken %d, told %d", i, c.Owes(), c.Told(), taken, told)
+			}
+			if n, want := c.Outstanding(), sent-told; n != want || p.Outstanding() != want {
+				t.Fatalf("step %d: Outstanding() = %d and %d, want %d", i, p.Outstanding(), n, want)
+			}
+		}
+	})
+}

@@ -1,0 +1,749 @@
+//go:build linux
+
+package shmconn_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"shmconn"
+)
+
+// across are the shapes that tests with a second process run on. With its ends
+// swapped, the other process is the dialer.
+var across = []shape{
+	{},
+	{Ring: 4096, Anonymous: true, Swap: true},
+	shape{Ring: 4096, Swap: true}.poll(pollAlways),
+	shape{Ring: 8192, Anonymous: true}.poll(pollNever),
+}
+
+// join returns a connection to a new process, which knows it as connection 0.
+func join(t *testing.T, s shape) (*shmconn.Conn, *helper) {
+	t.Helper()
+	h := startHelper(t, "agent", s)
+	return joinHelper(t, s, h), h
+}
+
+func joinHelper(t *testing.T, s shape, h *helper) *shmconn.Conn {
+	t.Helper()
+	name := newName()
+	if s.Swap {
+		l := s.mustListen(t, name)
+		h.do("dial %s", name)
+		c := mustAccept(t, l)
+		l.Close()
+		return c.(*shmconn.Conn)
+	}
+	h.do("listen %s", name)
+	c := s.mustDial(t, name)
+	h.do("accept")
+	h.do("unlisten")
+	return c.(*shmconn.Conn)
+}
+
+// wantDead checks what every call on c returns once the peer has died and all
+// that it wrote was read.
+func wantDead(t *testing.T, c *shmconn.Conn) {
+	t.Helper()
+	buf := make([]byte, 8)
+	for range 2 {
+		n, err := c.Read(buf)
+		wantErr(t, fmt.Sprintf("Read = %d after the peer's death", n), err, "read ECONNRESET")
+		n, err = c.Write(buf)
+		wantErr(t, fmt.Sprintf("Write = %d after the peer's death", n), err, "write EPIPE")
+	}
+	_, err := c.TryRead(buf)
+	wantErr(t, "TryRead after the peer's death", err, "read ECONNRESET")
+	_, err = c.TryWrite(buf)
+	wantErr(t, "TryWrite after the peer's death", err, "write EPIPE")
+	_, err = c.Peek(1)
+	wantErr(t, "Peek after the peer's death", err, "read ECONNRESET")
+	_, err = c.Reserve(1)
+	wantErr(t, "Reserve after the peer's death", err, "write EPIPE")
+	_, err = c.WriteTo(io.Discard)
+	wantErr(t, "WriteTo after the peer's death", err, "writeto ECONNRESET")
+	_, err = c.ReadFrom(strings.NewReader("x"))
+	wantErr(t, "ReadFrom after the peer's death", err, "readfrom EPIPE")
+	if err := c.Close(); err != nil {
+		t.Errorf("Close after the peer's death: %v", err)
+	}
+}
+
+// TestKilledWhileReading kills the peer of calls that wait for it to write.
+func TestKilledWhileReading(t *testing.T) {
+	calls := []struct {
+		name string
+		call func(c *shmconn.Conn) error
+		want string
+	}{
+		{"Read", func(c *shmconn.Conn) error { _, err := c.Read(make([]byte, 8)); return err }, "read ECONNRESET"},
+		{"Peek", func(c *shmconn.Conn) error { _, err := c.Peek(8); return err }, "read ECONNRESET"},
+		{"Discard", func(c *shmconn.Conn) error { _, err := c.Discard(8); return err }, "read ECONNRESET"},
+		{"WriteTo", func(c *shmconn.Conn) error { _, err := c.WriteTo(io.Discard); return err }, "writeto ECONNRESET"},
+		{"WriteTo file", func(c *shmconn.Conn) error {
+			f, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = c.WriteTo(f)
+			return err
+		}, "writeto ECONNRESET"},
+	}
+	onShapes(t, across, func(t *testing.T, s shape) {
+		for _, tt := range calls {
+			t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
+				c, h := join(t, s)
+				var err error
+				done := blocked(c, func() { err = tt.call(c) })
+				if s.DialPoll != pollAlways {
+					eventually(func() bool { return c.Stats().Parks > 0 })
+				}
+				h.kill()
+				<-done
+				wantErr(t, tt.name, err, tt.want)
+				wantDead(t, c)
+			})
+		}
+	})
+}
+
+// TestKilledWhileWriting kills the peer of calls that wait for it to read.
+func TestKilledWhileWriting(t *testing.T) {
+	calls := []struct {
+		name string
+		call func(c *shmconn.Conn) (int64, error)
+		want string
+	}{
+		{"Write", func(c *shmconn.Conn) (int64, error) { n, err := c.Write(make([]byte, 1<<20)); return int64(n), err }, "write EPIPE"},
+		{"ReadFrom", func(c *shmconn.Conn) (int64, error) { return c.ReadFrom(zeros{}) }, "readfrom EPIPE"},
+		{"ReadFrom file", func(c *shmconn.Conn) (int64, error) {
+			f, err := os.Open("/proc/self/exe")
+			if err != nil {
+				return 0, err
+			}
+			defer f.Close()
+			return c.ReadFrom(f)
+		}, "readfrom EPIPE"},
+		{"Reserve", func(c *shmconn.Conn) (int64, error) {
+			n, _ := c.TryWrite(make([]byte, 1<<20))
+			_, err := c.Reserve(1)
+			return int64(n), err
+		}, "write EPIPE"},
+	}
+	onShapes(t, across, func(t *testing.T, s shape) {
+		for _, tt := range calls {
+			t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
+				c, h := join(t, s)
+				var n int64
+				var err error
+				done := blocked(c, func() { n, err = tt.call(c) })
+				if s.DialPoll != pollAlways {
+					eventually(func() bool { return c.Stats().Parks > 0 })
+				}
+				h.kill()
+				<-done
+				wantErr(t, tt.name, err, tt.want)
+				if n < int64(s.ringSize()/2) || n > int64(s.ringSize()) {
+					t.Errorf("%s = %d with a ring of %d", tt.name, n, s.ringSize())
+				}
+				wantDead(t, c)
+			})
+		}
+	})
+}
+
+// TestKilledBoth kills the peer of a Read and a Write that wait at once.
+func TestKilledBoth(t *testing.T) {
+	onShapes(t, across, func(t *testing.T, s shape) {
+		c, h := join(t, s)
+		var rerr, werr error
+		r := blocked(c, func() { _, rerr = c.Read(make([]byte, 8)) })
+		w := blocked(c, func() { _, werr = c.Write(make([]byte, 1<<20)) })
+		h.kill()
+		<-r
+		<-w
+		wantErr(t, "Read", rerr, "read ECONNRESET")
+		wantErr(t, "Write", werr, "write EPIPE")
+		wantDead(t, c)
+	})
+}
+
+// TestLastWords checks that what was written before the writer's end is read,
+// and what comes after it.
+func TestLastWords(t *testing.T) {
+	ends := []struct {
+		name string
+		end  func(h *helper)
+		want string // after the data
+	}{
+		{"kill -9", func(h *helper) { h.kill() }, "read ECONNRESET"},
+		{"return from main", func(h *helper) { h.send("return"); h.wait() }, "read ECONNRESET"},
+		{"exec", func(h *helper) { h.send("exec"); h.stdin.Close(); h.wait() }, "read ECONNRESET"},
+		{"Close", func(h *helper) { h.do("close 0") }, "EOF"},
+		{"CloseWrite", func(h *helper) { h.do("closewrite 0") }, "EOF"},
+		{"Close, return", func(h *helper) { h.do("close 0"); h.send("return"); h.wait() }, "EOF"},
+		{"CloseWrite, return", func(h *helper) { h.do("closewrite 0"); h.send("return"); h.wait() }, "EOF"},
+		{"Close, kill -9", func(h *helper) { h.do("close 0"); h.kill() }, "EOF"},
+	}
+	onShapes(t, across, func(t *testing.T, s shape) {
+		for _, tt := range ends {
+			for _, n := range []int{0, 1, s.ringSize()} {
+				t.Run(fmt.Sprintf("%s/len=%d,cap=%d", strings.ReplaceAll(tt.name, " ", "_"), n, s.ringSize()), func(t *testing.T) {
+					c, h := join(t, s)
+					if n > 0 {
+						h.do("write 0 %d", n)
+					}
+					tt.end(h)
+					got := make([]byte, n)
+					if m, err := io.ReadFull(c, got); m != n || err != nil {
+						t.Fatalf("read %d of %d, %v", m, n, err)
+					}
+					checkPattern(t, got, 0)
+					for range 2 {
+						_, err := c.Read(make([]byte, 8))
+						wantErr(t, "Read", err, tt.want)
+					}
+					if tt.name != "CloseWrite" {
+						writeToTheDead(t, c, 1)
+					}
+				})
+			}
+		}
+	})
+}
+
+// TestKilledWhileItWrites kills the peer in the middle of a large Write: what
+// is read is a prefix.
+func TestKilledWhileItWrites(t *testing.T) {
+	onShapes(t, across, func(t *testing.T, s shape) {
+		c, h := join(t, s)
+		h.send("write 0 %d", 64<<20)
+		got := make([]byte, 3*s.ringSize()+1)
+		if _, err := io.ReadFull(c, got); err != nil {
+			t.Fatal(err)
+		}
+		checkPattern(t, got, 0)
+		h.kill()
+		rest, err := io.ReadAll(c)
+		wantErr(t, "Read", err, "read ECONNRESET")
+		checkPattern(t, rest, len(got))
+		wantDead(t, c)
+	})
+}
+
+// writeToTheDead writes pieces to a peer that is gone. A writer that does not wait
+// is told at once when the peer has closed, and within a quarter of the ring when
+// it died without a word.
+func writeToTheDead(t *testing.T, c *shmconn.Conn, piece int) {
+	t.Helper()
+	size := c.Stats().RingSize
+	for total := 0; ; {
+		n, err := c.Write(make([]byte, piece))
+		total += n
+		if total > size/4+piece {
+			t.Fatalf("wrote %d bytes to the dead, with a ring of %d, %v", total, size, err)
+		}
+		if err != nil {
+			wantErr(t, "Write", err, "write EPIPE")
+			return
+		}
+	}
+}
+
+// TestWriteAfterDeath counts what a writer that does not wait can write to a
+// peer that is dead before it is told.
+func TestWriteAfterDeath(t *testing.T) {
+	onShapes(t, across, func(t *testing.T, s shape) {
+		for _, piece := range []int{1, 100, s.ringSize() / 4} {
+			t.Run(fmt.Sprintf("len=%d,cap=%d", piece, s.ringSize()), func(t *testing.T) {
+				c, h := join(t, s)
+				if _, err := c.Write([]byte("to the living")); err != nil {
+					t.Fatal(err)
+				}
+				h.kill()
+				writeToTheDead(t, c, piece)
+				wantDead(t, c)
+			})
+		}
+	})
+}
+
+// TestKilledWithMany kills a peer of many connections, all with calls waiting.
+func TestKilledWithMany(t *testing.T) {
+	onShapes(t, across, func(t *testing.T, s shape) {
+		const conns = 30
+		s.Ring = 4096
+		h := startHelper(t, "agent", s)
+		var wg sync.WaitGroup
+		for range conns {
+			c := joinHelper(t, s, h)
+			done := blocked(c, func() {
+				_, err := c.Read(make([]byte, 8))
+				wantErr(t, "Read", err, "read ECONNRESET")
+			})
+			wg.Go(func() { <-done })
+		}
+		h.kill()
+		wg.Wait()
+	})
+}
+
+// TestStopped stops the peer's process, and lets it go on.
+func TestStopped(t *testing.T) {
+	onShapes(t, across, func(t *testing.T, s shape) {
+		c, h := join(t, s)
+		h.do("write 0 10")
+		h.stop()
+		buf := make([]byte, 10)
+		if n, err := io.ReadFull(c, buf); err != nil {
+			t.Errorf("Read of what was written before: %d, %v", n, err)
+		}
+		checkPattern(t, buf, 0)
+		c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		_, err := c.Read(buf)
+		wantErr(t, "Read", err, "read timeout")
+		total := 2 * s.ringSize()
+		var n int
+		blockedWrite := blocked(c, func() { n, err = c.Write(pattern(0, total)) })
+		start := time.Now()
+		c.SetWriteDeadline(start.Add(10 * time.Millisecond))
+		<-blockedWrite
+		wantErr(t, "Write", err, "write timeout")
+		if n < s.ringSize()/4*3 || n > s.ringSize() {
+			t.Errorf("Write = %d, with a ring of %d", n, s.ringSize())
+		}
+		if d := time.Since(start); d < 10*time.Millisecond {
+			t.Errorf("Write's deadline after %v", d)
+		}
+		c.SetDeadline(none)
+
+		// It goes on as if nothing had been.
+		h.cont()
+		done := make(chan bool)
+		go func() {
+			defer close(done)
+			if m, err := c.Write(pattern(n, total-n)); m != total-n || err != nil {
+				t.Errorf("Write = %d, %v", m, err)
+			}
+		}()
+		h.do("read 0 %d", total)
+		<-done
+		h.do("write 0 10")
+		if _, err := io.ReadFull(c, buf); err != nil {
+			t.Error(err)
+		}
+		checkPattern(t, buf, 10)
+
+		// Close does not wait for one that is stopped, and it is told afterwards.
+		h.stop()
+		c.Write(pattern(total, 5))
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		h.cont()
+		if got := h.call("readall 0"); got != "5" {
+			t.Errorf("after our Close it read %s bytes, want 5", got)
+		}
+		h.expect("ok")
+	})
+}
+
+// TestKilledWhileStopped kills a process that is stopped.
+func TestKilledWhileStopped(t *testing.T) {
+	onShapes(t, across, func(t *testing.T, s shape) {
+		c, h := join(t, s)
+		h.stop()
+		var err error
+		done := blocked(c, func() { _, err = c.Read(make([]byte, 8)) })
+		h.kill()
+		<-done
+		wantErr(t, "Read", err, "read ECONNRESET")
+	})
+}
+
+// TestDialStopped dials a listener whose process is stopped.
+func TestDialStopped(t *testing.T) {
+	for _, s := range across {
+		s.Swap = false
+		t.Run(s.String(), func(t *testing.T) {
+			h := startHelper(t, "agent", s)
+			name := newName()
+			h.do("listen %s", name)
+			h.stop()
+			const conns = 10
+			for i := range conns {
+				c := s.mustDial(t, name)
+				if n, err := c.Write(pattern(0, 100+i)); n != 100+i || err != nil {
+					t.Errorf("Write = %d, %v", n, err)
+				}
+				c.Close()
+			}
+			h.cont()
+			for i := range conns {
+				h.do("accept")
+				if got := h.call("readall %d", i); got != fmt.Sprint(100+i) {
+					t.Errorf("connection %d: read %s bytes, want %d", i, got, 100+i)
+				}
+				h.expect("ok")
+			}
+		})
+	}
+}
+
+// reclaim takes over the name that a process which was killed has left, and gives
+// it up.
+func reclaim(t *testing.T, name string) {
+	t.Helper()
+	l, err := shmconn.Listen(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if left, _ := filepath.Glob(unixShape.path("shmconn." + name + "*")); len(left) != 0 {
+		t.Errorf("left after Listen and Close: %q", left)
+	}
+}
+
+// TestListenerKilled kills the listener's process with connections in its
+// backlog, and takes over its name.
+func TestListenerKilled(t *testing.T) {
+	for _, s := range across {
+		s.Swap = false
+		t.Run(s.String(), func(t *testing.T) {
+			h := startHelper(t, "agent", s)
+			name := newName()
+			h.do("listen %s", name)
+			h.stop() // so that it cannot take anything out of the backlog
+			reading := s.mustDial(t, name).(*shmconn.Conn)
+			writing := s.mustDial(t, name).(*shmconn.Conn)
+			idle := s.mustDial(t, name).(*shmconn.Conn)
+			var rerr, werr error
+			r := blocked(reading, func() { _, rerr = reading.Read(make([]byte, 8)) })
+			w := blocked(writing, func() { _, werr = writing.Write(make([]byte, 1<<20)) })
+
+			// It is there as long as it lives, be it stopped.
+			_, err := s.listen(name)
+			wantErr(t, "Listen", err, "listen EADDRINUSE")
+
+			h.kill()
+			<-r
+			<-w
+			wantErr(t, "Read", rerr, "read ECONNRESET")
+			wantErr(t, "Write", werr, "write EPIPE")
+			for _, c := range []*shmconn.Conn{reading, writing, idle} {
+				wantDead(t, c)
+			}
+			_, err = s.dial(name)
+			wantErr(t, "Dial", err, "dial ECONNREFUSED")
+
+			l := s.mustListen(t, name)
+			a := s.mustDial(t, name)
+			b := mustAccept(t, l)
+			a.Write([]byte("x"))
+			if n, err := b.Read(make([]byte, 8)); n != 1 || err != nil {
+				t.Errorf("Read = %d, %v", n, err)
+			}
+			l.Close()
+			reclaim(t, name)
+		})
+	}
+}
+
+// TestStaleRace lets many take over one stale name: exactly one gets it.
+func TestStaleRace(t *testing.T) {
+	for range 5 {
+		h := startHelper(t, "agent", shape{Ring: 4096})
+		name := newName()
+		h.do("listen %s", name)
+		h.kill()
+		var won atomic.Int32
+		var winner listener
+		var wg sync.WaitGroup
+		for range 6 {
+			wg.Go(func() {
+				l, err := shape{Ring: 4096}.listen(name)
+				if err != nil {
+					wantErr(t, "Listen", err, "listen EADDRINUSE")
+					return
+				}
+				won.Add(1)
+				winner = l
+			})
+		}
+		wg.Wait()
+		if won.Load() != 1 {
+			t.Fatalf("%d listeners", won.Load())
+		}
+		c, err := shmconn.Dial(name)
+		if err != nil {
+			t.Error(err)
+		} else {
+			c.Close()
+		}
+		winner.Close()
+	}
+}
+
+// TestListenAcross listens on one name in two processes.
+func TestListenAcross(t *testing.T) {
+	s := shape{Ring: 4096}
+	h := startHelper(t, "agent", s)
+	name := newName()
+	h.do("listen %s", name)
+	_, err := s.listen(name)
+	wantErr(t, "Listen", err, "listen EADDRINUSE")
+	c := s.mustDial(t, name) // it is not harmed
+	h.do("accept")
+	h.do("unlisten")
+	l := s.mustListen(t, name)
+	if got := h.call("listen %s", name); got != "EADDRINUSE" {
+		t.Errorf("Listen in the other process: %s", got)
+	}
+	h.do("dial %s", name)
+	mustAccept(t, l)
+	c.Write(pattern(0, 10))
+	h.do("read 0 10")
+}
+
+// TestDialerKilled kills a dialer that is in the backlog: what it wrote is
+// there.
+func TestDialerKilled(t *testing.T) {
+	onShapes(t, across, func(t *testing.T, s shape) {
+		name := newName()
+		l := s.mustListen(t, name)
+		h := startHelper(t, "agent", s)
+		h.do("dial %s", name)
+		h.do("write 0 100")
+		h.kill()
+		c := mustAccept(t, l)
+		got := make([]byte, 100)
+		if _, err := io.ReadFull(c, got); err != nil {
+			t.Fatal(err)
+		}
+		checkPattern(t, got, 0)
+		wantDead(t, c.(*shmconn.Conn))
+	})
+}
+
+// TestSwept kills a dialer whose segment nobody attaches any more: the next
+// Listen removes it, and none that is in use.
+func TestSwept(t *testing.T) {
+	s := shape{Ring: 4096}
+	name := newName()
+	l := s.mustListen(t, name)
+	h := startHelper(t, "agent", s)
+	h.do("dial %s", name)
+	h.do("dial %s", name)
+	alive := s.mustDial(t, name)
+	h.kill()
+	l.Close()
+	_, err := alive.Read(make([]byte, 1))
+	wantErr(t, "Read", err, "read ECONNRESET")
+	alive.Close()
+	reclaim(t, name)
+}
+
+// TestPeerCredAcross asks for the number of the other process, at both ends.
+func TestPeerCredAcross(t *testing.T) {
+	onShapes(t, across, func(t *testing.T, s shape) {
+		c, h := join(t, s)
+		pid, uid, gid := c.PeerCred()
+		if pid != h.pid || int(uid) != os.Getuid() || int(gid) != os.Getgid() {
+			t.Errorf("PeerCred() = %d, %d, %d, want %d, %d, %d", pid, uid, gid, h.pid, os.Getuid(), os.Getgid())
+		}
+		want := fmt.Sprintf("%d %d %d", os.Getpid(), os.Getuid(), os.Getgid())
+		if got := h.call("cred 0"); got != want {
+			t.Errorf("PeerCred() at the other end = %s, want %s", got, want)
+		}
+	})
+}
+
+// TestStreamAcross streams in both directions between two processes at once.
+func TestStreamAcross(t *testing.T) {
+	onShapes(t, across, func(t *testing.T, s shape) {
+		const n = 8 << 20
+		c, in := join(t, s)
+		d, out := join(t, s)
+		in.send("read 0 %d", n)
+		out.send("write 0 %d", n)
+		var wg sync.WaitGroup
+		r := seeded(t)
+		wg.Go(func() {
+			for off := 0; off < n; {
+				k := min(n-off, 1+r.IntN(1<<r.IntN(18)))
+				if m, err := c.Write(pattern(off, k)); m != k || err != nil {
+					t.Errorf("Write = %d, %v", m, err)
+					return
+				}
+				off += k
+			}
+		})
+		wg.Go(func() {
+			got := make([]byte, n)
+			if _, err := io.ReadFull(d, got); err != nil {
+				t.Error(err)
+			}
+			checkPattern(t, got, 0)
+		})
+		wg.Wait()
+		in.expect("ok")
+		out.expect("ok")
+	})
+}
+
+// TestNotInherited starts a process while there are listeners and connections:
+// it gets none of their descriptors, or it would keep them from dying.
+func TestNotInherited(t *testing.T) {
+	s := shape{Ring: 4096}
+	inherited := func() (targets []string) {
+		h := startHelper(t, "fds", s)
+		for {
+			line := h.line()
+			if line == "end" {
+				slices.Sort(targets)
+				return targets
+			}
+			// Without the directory that it lists, which has its number in it.
+			if _, target, _ := strings.Cut(line, " "); !strings.HasPrefix(target, "/proc/") {
+				targets = append(targets, target)
+			}
+		}
+	}
+	before := inherited()
+	l := s.mustListen(t, newName())
+	s.mustDial(t, nameOf(l))
+	s.mustDial(t, nameOf(l))
+	mustAccept(t, l)
+	s.Anonymous = true
+	s.pair(t)
+	if after := inherited(); !slices.Equal(after, before) {
+		t.Errorf("a new process has the descriptors\n%q\nand had\n%q\nbefore there were connections", after, before)
+	}
+}
+
+// TestUsers lets processes of two users meet.
+func TestUsers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("not root: cannot run a process as another user")
+	}
+	const other = 65534
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// go test's own directory is closed to others.
+	dir, err := os.MkdirTemp("", "shmconn-users-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	bin, err := os.ReadFile(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(dir+"/shmconn.test", bin, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	start := func(t *testing.T, s shape) *helper {
+		return startBinary(t, dir+"/shmconn.test", &syscall.Credential{Uid: other, Gid: other}, "agent", s)
+	}
+	for _, s := range []shape{{Ring: 4096}, {Ring: 4096, Anonymous: true}} {
+		t.Run(s.String(), func(t *testing.T) {
+			listen := func(t *testing.T, mode fs.FileMode) *shmconn.Listener {
+				lc := &shmconn.ListenConfig{RingSize: s.Ring, Anonymous: s.Anonymous, Mode: mode}
+				l, err := lc.Listen(newName())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { l.Close() })
+				return l
+			}
+			t.Run("dial", func(t *testing.T) {
+				for mode, want := range map[fs.FileMode]string{0: "permission", 0o600: "permission", 0o660: "permission", 0o666: "ok"} {
+					l := listen(t, mode)
+					h := start(t, s)
+					if got := h.call("dial %s", l.Addr()); got != want {
+						t.Errorf("Mode %#o: another user's Dial: %s, want %s", mode, got, want)
+						continue
+					}
+					if want != "ok" {
+						continue
+					}
+					c, err := l.AcceptConn()
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer c.Close()
+					if pid, uid, gid := c.PeerCred(); pid != h.pid || uid != other || gid != other {
+						t.Errorf("PeerCred() = %d, %d, %d", pid, uid, gid)
+					}
+					if got, want := h.call("cred 0"), fmt.Sprintf("%d 0 %d", os.Getpid(), os.Getgid()); got != want {
+						t.Errorf("PeerCred() at the other end = %s, want %s", got, want)
+					}
+					c.Write(pattern(0, 100))
+					h.do("read 0 100")
+					h.do("write 0 100")
+					h.kill()
+					got := make([]byte, 100)
+					if _, err := io.ReadFull(c, got); err != nil {
+						t.Error(err)
+					}
+					checkPattern(t, got, 0)
+					wantDead(t, c)
+				}
+			})
+			t.Run("listen", func(t *testing.T) {
+				h := start(t, s)
+				name := newName()
+				h.do("listenmode %s %d", name, 0o666)
+				_, err := shmconn.Dial(name)
+				wantErr(t, "Dial of another user's listener", err, "dial permission")
+				var asked []uint32
+				d := &shmconn.Dialer{AllowUID: func(uid uint32) bool { asked = append(asked, uid); return false }}
+				_, err = d.Dial(name)
+				wantErr(t, "Dial of a listener that AllowUID refuses", err, "dial permission")
+				if len(asked) == 0 || slices.ContainsFunc(asked, func(uid uint32) bool { return uid != other }) {
+					t.Errorf("AllowUID was asked for %d", asked)
+				}
+				d.AllowUID = func(uid uint32) bool { return uid == other }
+				c, err := d.Dial(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				h.do("accept")
+				c.Write(pattern(0, 100))
+				h.do("read 0 100")
+
+				// AllowUID is asked for one's own user too.
+				own := listen(t, 0)
+				_, err = d.Dial(own.Addr().String())
+				wantErr(t, "Dial of the own user's listener, which AllowUID refuses", err, "dial permission")
+				h.do("unlisten")
+			})
+			t.Run("stale", func(t *testing.T) {
+				h := startHelper(t, "agent", s)
+				name := newName()
+				h.do("listen %s", name)
+				h.kill()
+				if got := start(t, s).call("listen %s", name); got != "permission" {
+					t.Errorf("another user's Listen on a stale name: %s, want permission", got)
+				}
+				reclaim(t, name)
+			})
+		})
+	}
+}
