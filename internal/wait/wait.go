@@ -31,7 +31,7 @@ const (
 	// may have the very processor that the peer waits for. It then yields that, too.
 	// Sooner it does harm: two ends that happen to be on one processor would
 	// keep to it, handing it to each other.
-	patience = 20 * time.Microsecond
+	patience = 5 * time.Microsecond
 )
 
 // Forever is a budget that is never used up.
@@ -137,13 +137,14 @@ func (r *room) poll(w *Waiter, budget time.Duration) bool {
 		r.refresh()
 	}
 	if !r.parallel.Load() && budget != Forever {
-		// Whoever could make the condition true needs this processor. If it is
-		// a goroutine it gets it now, if a process when w parks.
+		// Whoever could make the condition true, a goroutine or a process, needs
+		// this processor.
 		for range yields {
 			if w.cond.Ready() {
 				return true
 			}
 			runtime.Gosched()
+			osYield()
 		}
 		return false
 	}
