@@ -205,21 +205,32 @@ func (l *listener) wait(d *dialer) {
 	l.goroutines.Go(func() {
 		d.c.SetReadDeadline(time.Now().Add(introductionTimeout))
 		for !l.hear(d) {
-			looked := false
-			err := d.raw.Read(func(uintptr) bool {
-				defer func() { looked = true }()
-				return looked // when it is called again there is something to read
-			})
-			if err != nil {
-				d.c.Close()
-				l.files.Refused()
-				break
+			if err := d.raw.Read(func(fd uintptr) bool { return readable(int(fd)) }); err != nil {
+				l.giveUp(d)
 			}
 		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.silent = slices.DeleteFunc(l.silent, func(o *dialer) bool { return o == d })
 	})
+}
+
+// readable reports whether a read of fd would not block.
+func readable(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return n > 0 || err != nil && err != unix.EINTR
+}
+
+// giveUp ends the wait for d's introduction, unless that has been taken meanwhile.
+func (l *listener) giveUp(d *dialer) {
+	l.introduction.Lock()
+	defer l.introduction.Unlock()
+	if !d.heard {
+		d.heard = true
+		d.c.Close()
+		l.files.Refused()
+	}
 }
 
 // hear takes the introduction of d, if it is there, gives the connection to Accept,
@@ -231,7 +242,7 @@ func (l *listener) hear(d *dialer) bool {
 		var h hello
 		var err error
 		// Not raw.Read: it would wait for the goroutine that waits in it.
-		rawErr := d.raw.Control(func(fd uintptr) { h, err = receive(int(fd), false) })
+		rawErr := d.raw.Control(func(fd uintptr) { h, err = receive(int(fd)) })
 		if err = cmp.Or(rawErr, err); err == unix.EAGAIN {
 			return false
 		}

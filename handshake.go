@@ -193,14 +193,32 @@ type hello struct {
 }
 
 // receive returns the message that a dialer has sent over sock, or EAGAIN if it has
-// not yet. Where the process is out of descriptors it can be called again; again says
-// that it was.
-func receive(sock int, again bool) (hello, error) {
+// not yet. Where the process is out of descriptors it can be called again.
+func receive(sock int) (h hello, err error) {
+	for range 100 {
+		if h, err = receiveOnce(sock); err != errAgain {
+			return h, err
+		}
+	}
+	return h, errors.New("introduction cannot be received")
+}
+
+// errAgain says that what was received may be another thing when looked at again.
+var errAgain = errors.New("look again")
+
+func receiveOnce(sock int) (hello, error) {
+	// Asked before the message is looked at: if the dialer has closed its socket by
+	// now, an empty message is the end. Else it may have sent and closed in between.
+	ended := hungUp(sock)
+
 	// The message is looked at and not taken: if there is no descriptor left for
 	// one of those in it, it stays whole. Closing the socket throws it away.
 	buf := make([]byte, helloSize+1)
 	oob := make([]byte, unix.CmsgSpace(4*(helloFDs+1)))
 	n, oobn, flags, _, err := unix.Recvmsg(sock, buf, oob, unix.MSG_PEEK|unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	if err == unix.EINTR {
+		return hello{}, errAgain
+	}
 	if err != nil {
 		return hello{}, err
 	}
@@ -208,29 +226,29 @@ func receive(sock int, again bool) (hello, error) {
 	if err != nil {
 		return hello{}, err
 	}
-	ok := false
-	defer func() {
-		if !ok {
-			closeAll(fds)
-		}
-	}()
+	if n == helloSize && string(buf[:len(helloMagic)]) == helloMagic && len(fds) == helloFDs && flags&unix.MSG_CTRUNC == 0 {
+		return hello{segment.ID(buf[len(helloMagic):helloSize]), fds[0], fds[1], fds[2]}, nil
+	}
+	closeAll(fds)
+	if n == 0 && oobn == 0 && !ended {
+		return hello{}, errAgain
+	}
 	if flags&unix.MSG_CTRUNC != 0 && len(fds) < helloFDs {
 		// No descriptors were left, unless there is something wrong with those
 		// that were sent. Some may have become free since.
-		closeAll(fds)
-		fds = nil
 		if err := spare(sock, helloFDs); err != nil {
 			return hello{}, err
 		}
-		if !again {
-			return receive(sock, true)
-		}
+		return hello{}, errAgain
 	}
-	if n != helloSize || string(buf[:len(helloMagic)]) != helloMagic || len(fds) != helloFDs {
-		return hello{}, errors.New("introduction is not understood")
-	}
-	ok = true
-	return hello{segment.ID(buf[len(helloMagic):helloSize]), fds[0], fds[1], fds[2]}, nil
+	return hello{}, errors.New("introduction is not understood")
+}
+
+// hungUp reports whether the other end of sock is closed.
+func hungUp(sock int) bool {
+	fds := []unix.PollFd{{Fd: int32(sock), Events: unix.POLLRDHUP}}
+	_, err := unix.Poll(fds, 0)
+	return err == nil && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP) != 0
 }
 
 // rights returns the descriptors in a control message.

@@ -15,6 +15,7 @@ import (
 	"shmconn/internal/doorbell"
 	"shmconn/internal/ring"
 	"shmconn/internal/segment"
+	"shmconn/internal/wait"
 )
 
 // A stream is what is behind a Conn: one end of two rings in one segment.
@@ -51,7 +52,9 @@ type cred struct {
 // rx is the side that reads.
 type rx struct {
 	side
-	ring ring.Consumer
+	ring      ring.Consumer
+	streaming bool   // the last looks found something new
+	answered  uint64 // what this end had written by then
 }
 
 // tx is the side that writes.
@@ -103,15 +106,38 @@ func (s *stream) read(b []byte) (n int, err error) {
 	if len(b) == 0 {
 		return 0, d.closedError()
 	}
+	if d.ring.Ready() == 0 {
+		d.holdBack()
+	}
 	for {
 		if err := d.look(1); err != nil {
 			return 0, err
 		}
 		if d.ring.Ready() > 0 {
-			return d.take(b), nil
+			n := d.take(b)
+			d.streaming = d.streaming && n < manySmall
+			return n, nil
 		}
+		d.streaming = false
 		s.await(&d.side)
 	}
+}
+
+// manySmall is how many bytes a Read can return at the most if they are to count as a
+// row of small Writes.
+const manySmall = 4 << 10
+
+// holdBack lets half a microsecond pass before a look at the producer's position, if
+// the looks before had always found something new, and this end has written nothing
+// meanwhile that the peer might be answering. Each look takes the line from under the
+// producer, who then has to wait for it: so with small Writes in a row it is better
+// for both to look less often and find more.
+func (d *rx) holdBack() {
+	if answered := d.s.tx.ring.Published(); !d.streaming || answered != d.answered {
+		d.streaming, d.answered = true, answered
+		return
+	}
+	wait.Pause()
 }
 
 // look returns nil when there are n bytes to read or nothing to say, and the error

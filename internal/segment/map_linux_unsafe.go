@@ -12,19 +12,19 @@ import (
 // mmap maps the segment behind fd, of the size that s.ring asks for.
 func (s *Segment) mmap(fd int) error {
 	total := PageSize + 4*s.ring
-	base, err := unix.MmapPtr(-1, 0, nil, uintptr(total), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	// The first is as long as all of them, to have the addresses.
+	const access = unix.PROT_READ | unix.PROT_WRITE
+	base, err := unix.MmapPtr(fd, 0, nil, uintptr(total), access, unix.MAP_SHARED)
 	if err != nil {
 		return os.NewSyscallError("mmap", err)
 	}
 	s.mem = unsafe.Slice((*byte)(base), total)
 	ringA, ringB := PageSize, PageSize+s.ring // offsets in the file
 	for _, m := range []struct{ at, offset, length int }{
-		{0, 0, PageSize + s.ring},              // header, A
-		{PageSize + s.ring, ringA, 2 * s.ring}, // A, B
+		{PageSize + s.ring, ringA, 2 * s.ring}, // behind header and A: A, B
 		{PageSize + 3*s.ring, ringB, s.ring},   // B
 	} {
-		_, err := unix.MmapPtr(fd, int64(m.offset), unsafe.Add(base, m.at), uintptr(m.length),
-			unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED)
+		_, err := unix.MmapPtr(fd, int64(m.offset), unsafe.Add(base, m.at), uintptr(m.length), access, unix.MAP_SHARED|unix.MAP_FIXED)
 		if err != nil {
 			s.munmap()
 			return os.NewSyscallError("mmap", err)

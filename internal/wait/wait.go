@@ -22,6 +22,7 @@ const (
 	spins     = 48                    // looks of the first spin
 	burst     = 24                    // looks between two yields of a seated goroutine
 	gap       = 1                     // PAUSE instructions between two looks
+	pauses    = 24                    // PAUSE instructions of a Pause
 	heartbeat = time.Millisecond      // from one Tick to the next
 	maxTicks  = 16                    // followers that get a Tick in one sweep
 	yields    = 8                     // of a wait where spinning makes no sense
@@ -121,6 +122,13 @@ func (r *room) spin(w *Waiter) bool {
 		pause(gap)
 	}
 	return false
+}
+
+// Pause lets about half a microsecond pass.
+func Pause() {
+	if process.parallel.Load() {
+		pause(pauses)
+	}
 }
 
 // Poll waits until w's condition is true, or the budget is used up, and reports
