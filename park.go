@@ -45,12 +45,15 @@ func (s *stream) await(d *side) {
 		s.rx.publish()
 	}
 	d.waits.Add(1)
-	start := wait.Now()
-	parked := budget == 0 || !d.waiter.Poll(budget)
-	if parked {
-		s.park(d)
+	before := wait.Ended()
+	if budget > 0 && d.waiter.Poll(budget) {
+		wait.End()
+		d.pace.Polled()
+		return
 	}
-	d.pace.Waited(wait.Now()-start, s.busyPoll, parked)
+	start := wait.Now()
+	s.park(d)
+	d.pace.Parked(budget+wait.Now()-start, s.busyPoll, wait.End()-before-1)
 }
 
 // park sleeps until there is news for the side d.

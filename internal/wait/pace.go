@@ -34,5 +34,13 @@ func (p *Pace) Budget(limit time.Duration) time.Duration {
 	return limit
 }
 
-// Waited tells how long the wait took in all, and whether it parked.
-func (p *Pace) Waited(d, limit time.Duration, parked bool) { p.slow = parked && d > limit }
+// Polled says that a wait was over before its budget.
+func (p *Pace) Polled() { p.slow = false }
+
+// Parked says that a wait was parked, how long it took in all, and how many others of
+// the process ended meanwhile. If there were so many that somebody who polls for
+// all would have had news within the limit all the time, polling was worth while,
+// though this wait was longer: see [Waiter.Poll].
+func (p *Pace) Parked(d, limit time.Duration, others uint64) {
+	p.slow = d > limit && (d > longest || time.Duration(others)*limit < d)
+}

@@ -81,6 +81,7 @@ type room struct {
 	arrivals  atomic.Pointer[Waiter] // a stack of those that the sweeper has not seen yet
 	sweeping  atomic.Bool            // somebody has the sweep
 	limit     atomic.Int32           // how many seats there are
+	ended     atomic.Uint64          // waits of the process
 	parallel  atomic.Bool            // another processor can make the condition true while one spins
 	refreshed atomic.Int64           // when the two were last looked up
 
@@ -123,6 +124,12 @@ func (r *room) spin(w *Waiter) bool {
 	}
 	return false
 }
+
+// Ended returns how many waits of the process have ended, and End counts one.
+func Ended() uint64 { return process.ended.Load() }
+
+// End counts a wait that has ended, and returns how many that makes.
+func End() uint64 { return process.ended.Add(1) }
 
 // Pause lets about half a microsecond pass.
 func Pause() {
@@ -297,46 +304,65 @@ func (r *room) drop(i int) {
 // sweep looks once at the conditions of all followers.
 func (r *room) sweep(now time.Duration) {
 	r.arrive()
-	if now-r.ticked >= heartbeat {
-		r.ticked = now
-		for range min(maxTicks, len(r.list)) {
-			r.turn = (r.turn + 1) % len(r.list)
-			r.list[r.turn].cond.Tick()
-		}
+	news := false
+	for i := r.look(0); i < len(r.list); i = r.look(i) {
+		r.signal(i, ready)
+		news = true
 	}
-	for i := 0; ; {
-		var s signal
-		if i, s = r.look(i, now); i == len(r.list) {
-			return
+	if news {
+		r.news = now
+	}
+	// With news it may have been long since the last sweep, as others had work to do
+	// in between. So the budgets do not count then, only now and then the limit.
+	if beat := now-r.ticked >= heartbeat; beat || !news {
+		r.expire(now)
+		if beat {
+			r.ticked = now
+			r.tick()
 		}
-		if s == ready {
-			r.news = now
-		}
-		w := r.list[i]
-		r.drop(i)
-		w.signals <- s
 	}
 }
 
-// look returns the first follower, from the given one on, that is to be signalled,
-// and what.
-// A panic of its condition is kept for it.
-func (r *room) look(from int, now time.Duration) (i int, s signal) {
+// signal takes the i-th follower off the list and tells it why.
+func (r *room) signal(i int, s signal) {
+	w := r.list[i]
+	r.drop(i)
+	w.signals <- s
+}
+
+// look returns the first follower, from the given one on, whose condition is true. One
+// that panics counts as true, and the panic is kept for its owner.
+func (r *room) look(from int) (i int) {
 	defer func() {
 		if p := recover(); p != nil {
-			r.list[i].panicked, s = p, ready
+			r.list[i].panicked = p
 		}
 	}()
 	for i = from; i < len(r.list); i++ {
-		w := r.list[i]
-		if w.cond.Ready() {
-			return i, ready
-		}
-		if w.expired(now, r.news) {
-			return i, expired
+		if r.list[i].cond.Ready() {
+			break
 		}
 	}
-	return i, ready
+	return i
+}
+
+// expire sends away the followers that have used their budgets up.
+func (r *room) expire(now time.Duration) {
+	for i := 0; i < len(r.list); {
+		if r.list[i].expired(now, r.news) {
+			r.signal(i, expired)
+		} else {
+			i++
+		}
+	}
+}
+
+// tick gives some followers their Tick.
+func (r *room) tick() {
+	for range min(maxTicks, len(r.list)) {
+		r.turn = (r.turn + 1) % len(r.list)
+		r.list[r.turn].cond.Tick()
+	}
 }
 
 var epoch = time.Now()

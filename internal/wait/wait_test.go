@@ -498,23 +498,27 @@ func TestPace(t *testing.T) {
 	}
 	t.Run("long waits turn polling off", func(t *testing.T) {
 		p := new(Pace)
-		p.Waited(limit, limit, true)
+		p.Parked(limit, limit, 0)
 		check(t, p, limit)
-		p.Waited(limit+1, limit, true)
+		p.Parked(limit+1, limit, 0)
 		check(t, p, 0)
 	})
 	t.Run("a short one turns it on", func(t *testing.T) {
 		for _, parked := range []bool{false, true} {
 			p := new(Pace)
-			p.Waited(time.Second, limit, true)
+			p.Parked(time.Second, limit, 0)
 			check(t, p, 0)
-			p.Waited(limit, limit, parked)
+			if parked {
+				p.Parked(limit, limit, 0)
+			} else {
+				p.Polled()
+			}
 			check(t, p, limit)
 		}
 	})
 	t.Run("a probe now and then", func(t *testing.T) {
 		p := new(Pace)
-		p.Waited(time.Second, limit, true)
+		p.Parked(time.Second, limit, 0)
 		polled, last := 0, 0
 		for i := 1; i <= 20*probe; i++ {
 			switch p.Budget(limit) {
@@ -527,15 +531,31 @@ func TestPace(t *testing.T) {
 			default:
 				t.Fatal("another budget")
 			}
-			p.Waited(time.Second, limit, true)
+			p.Parked(time.Second, limit, 0)
 		}
 		if polled != 20 {
 			t.Errorf("%d of %d waits polled, want every %dth", polled, 20*probe, probe)
 		}
 	})
+	t.Run("a long one among many short ones", func(t *testing.T) {
+		for _, tt := range []struct {
+			d      time.Duration
+			others uint64
+			want   time.Duration
+		}{
+			{10 * limit, 9, 0},
+			{10 * limit, 10, limit},
+			{longest, uint64(longest/limit) + 1, limit},
+			{longest + 1, 1 << 20, 0},
+		} {
+			p := new(Pace)
+			p.Parked(tt.d, limit, tt.others)
+			check(t, p, tt.want)
+		}
+	})
 	t.Run("for ever is for ever", func(t *testing.T) {
 		p := new(Pace)
-		p.Waited(time.Hour, -1, true)
+		p.Parked(time.Hour, -1, 0)
 		if got := p.Budget(-1); got != Forever {
 			t.Errorf("Budget(-1) = %v", got)
 		}
