@@ -171,7 +171,12 @@ leave:	if
 appoint:
 	do
 	:: followers <= 0 -> break
+#ifdef APPOINT
+	:: followers > 0 && sweeper -> break	/* who sweeps comes here when it is over */
+	:: followers > 0 && !sweeper ->
+#else
 	:: followers > 0 ->
+#endif
 		take_seat(seat);
 		if
 		:: !seat -> break	/* who has it looks when it leaves */
@@ -180,11 +185,7 @@ appoint:
 		take_role(role);
 		if
 #ifdef APPOINT
-		:: !role -> give_seat();
-			if
-			:: sweeper -> break
-			:: else -> goto appoint	/* somebody may have missed our seat */
-			fi
+		:: !role -> give_seat(); goto appoint	/* somebody may have missed our seat */
 #else
 		:: !role -> give_seat(); break	/* as above */
 #endif
