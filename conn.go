@@ -34,10 +34,9 @@ func newConn(s *stream) *Conn {
 // Read copies bytes the peer has written into b and returns how many. It waits
 // until there is at least one, and does not wait to fill b.
 //
-// It looks, in this order, at: Close or CloseRead having been called on c; the
-// read deadline having passed; bytes waiting, which are returned; the peer's
-// Close or CloseWrite ([io.EOF]); the peer's process being gone
-// ([syscall.ECONNRESET]). So bytes written before the peer closed or died are
+// It looks, in this order, at: Close having been called on c; the read deadline
+// having passed; bytes waiting, which are returned; CloseRead, or the peer's Close or
+// CloseWrite ([io.EOF]); the peer's process being gone ([syscall.ECONNRESET]). So bytes written before the peer closed or died are
 // always delivered, and the error comes after them. An empty b returns 0 without
 // a look at the deadline or the peer.
 //
@@ -55,9 +54,10 @@ func (c *Conn) Read(b []byte) (int, error) {
 // is full, until all of b has been copied or an error stops it, and returns
 // how many bytes were handed over; these the peer can read whatever the error.
 //
-// Errors are [net.ErrClosed] after Close or CloseWrite, [os.ErrDeadlineExceeded]
-// once the write deadline has passed, and [syscall.EPIPE], at once, when the
-// peer has closed its end or its reading side, or its process is gone.
+// Errors are [net.ErrClosed] after Close, [os.ErrDeadlineExceeded] once the write
+// deadline has passed, and [syscall.EPIPE] after CloseWrite, at once when the peer
+// has closed its end or its reading side, and when its process is known to be gone:
+// see "Unlike a Unix socket" in the package comment.
 //
 // The bytes of one Write are never interleaved with another's. Up to three quarters
 // of the ring, 128 KiB at most, are published by one store, once there is room for all
@@ -77,7 +77,8 @@ func (c *Conn) Write(b []byte) (int, error) {
 // then its Read returns [io.EOF], and its Write returns [syscall.EPIPE].
 //
 // The memory is unmapped by Close, or, when calls are under way, by the last of
-// them to return. A second Close returns [net.ErrClosed].
+// them to return. A second Close returns [net.ErrClosed]. A Conn that is dropped
+// without Close is closed by the garbage collector.
 func (c *Conn) Close() error {
 	err := c.close()
 	if err != nil {
@@ -154,7 +155,8 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 }
 
 // TryRead is Read without the wait: where there is nothing to read now, or
-// another call has the reading side for the moment, it returns 0 and no error.
+// another call has the reading side for the moment, it returns 0 and no error. That
+// the peer was killed it notices at every 64th call in vain.
 func (c *Conn) TryRead(b []byte) (int, error) {
 	n, err := c.tryRead(b)
 	if err != nil {
@@ -223,11 +225,11 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-// WriteTo writes to w what it reads from c until the peer closes, and returns how
-// many bytes that were. It implements [io.WriterTo], for [io.Copy].
+// WriteTo writes to w what it reads from c until [io.EOF], and returns how many
+// bytes that were. It implements [io.WriterTo], for [io.Copy].
 //
-// Where w is a [*os.File], [*net.TCPConn] or [*net.UnixConn], the kernel copies
-// straight from the ring; everything else goes through a private buffer. While
+// Where w is a [*net.TCPConn], a [*net.UnixConn], or an [*os.File] that is a regular
+// file or non-blocking, the kernel copies straight from the ring; everything else goes through a private buffer. While
 // w blocks, other Reads on c go on. An error of w ends WriteTo; bytes that
 // w did not take in the kernel's case are still there to be read, and at most one
 // buffer of 64 KiB is lost in the other.
@@ -304,7 +306,7 @@ func (c *Conn) Commit(n int) error {
 // returns a [*CorruptError] and the connection is damaged for good. Any other
 // panic of f goes on as it is. f runs on the calling goroutine; goroutines that
 // it starts are not guarded. While f runs, the memory stays mapped even if c
-// is closed.
+// is closed. After Close, f is not called and the error is [net.ErrClosed].
 func (c *Conn) Guard(f func()) error {
 	err := c.guard(f)
 	if err != nil {
@@ -323,8 +325,8 @@ func (c *Conn) Stats() Stats {
 	return st
 }
 
-// PeerCred returns the process, user and group of the peer at the time the
-// connection was made, as the kernel told them. In another PID or user
+// PeerCred returns the process, user and group of the peer, as the kernel told them:
+// of the dialer when it dialed, of the listener when it began to listen. In another PID or user
 // namespace the kernel translates them to the caller's; a process that has no
 // number there is 0.
 func (c *Conn) PeerCred() (pid int, uid, gid uint32) {
@@ -336,7 +338,7 @@ type Stats struct {
 	RingSize     int    // bytes in each direction
 	BytesRead    uint64 // bytes taken off the connection by this end
 	BytesWritten uint64 // bytes published by this end
-	Waits        uint64 // calls that found nothing to read, or no room, and had to wait
-	Parks        uint64 // times that a waiting call gave its processor away
+	Waits        uint64 // waits, for something to read or for room, that the first spin did not end
+	Parks        uint64 // those of them that went to sleep
 	Rings        uint64 // system calls made to wake the parked peer
 }

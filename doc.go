@@ -39,8 +39,8 @@
 // goroutines run, for as long as BusyPoll says, and then parks: it sleeps until the
 // peer writes a byte into a pipe. Waits that turn out to be longer than BusyPoll are
 // parked from the start, so an idle connection costs nothing. With BusyPoll < 0 a
-// wait never parks. At most half of the process's Ps (GOMAXPROCS, at least one) poll
-// at a time, for all connections together.
+// wait never parks. At most GOMAXPROCS/2 goroutines, at least one, poll at a time, for
+// all connections together.
 //
 // # Errors
 //
@@ -49,13 +49,17 @@
 //	own end closed; second Close                           net.ErrClosed
 //	deadline passed (n counts what was handed over)        os.ErrDeadlineExceeded
 //	peer closed or half-closed, all was read               io.EOF, bare
-//	write after the peer closed or died                    syscall.EPIPE
+//	write after the peer closed or died, or own CloseWrite syscall.EPIPE
 //	peer's process died, all it had written was read       syscall.ECONNRESET
 //	nobody listens on the name                             syscall.ECONNREFUSED
 //	somebody already listens                               syscall.EADDRINUSE
 //	not permitted, or not the listener one expects         fs.ErrPermission
 //	no room in the directory                               syscall.ENOSPC
+//	another version of the format                          a text with both, from Dial
 //	the segment was damaged                                a *CorruptError, with errors.As
+//
+// A connection whose listener closes or dies before it was accepted is one whose peer
+// died.
 //
 // # Unlike a Unix socket
 //
@@ -67,8 +71,10 @@
 //     ECONNRESET after the last byte, not io.EOF.
 //   - A write that has room returns EPIPE at once after the peer has closed. When
 //     the peer was killed that is so once this process has noticed: a call that
-//     parks notices at once, one that polls within a few milliseconds; a writer that
-//     never waits, and beside which nobody reads, looks once every quarter ring.
+//     parks notices at once, one that polls within a few milliseconds, TryRead and
+//     TryWrite at every 64th call in vain; a writer that never waits, and beside which
+//     nobody reads, looks once every quarter ring.
+//   - There is no SyscallConn and no File, and descriptors cannot be passed.
 //
 // # Trust
 //

@@ -25,7 +25,8 @@ const (
 // ready to use.
 type ListenConfig struct {
 	// RingSize is how many bytes each direction of a connection holds, a power
-	// of two of at least one page. 0 means [DefaultRingSize].
+	// of two from one page to 1 GiB (64 MiB where addresses have 32 bits). 0 means
+	// [DefaultRingSize].
 	//
 	// Three quarters of it are always there for a writer: the peer tells of
 	// what it has read a quarter at a time, and before it waits.
@@ -59,14 +60,17 @@ func Listen(name string) (*Listener, error) { return new(ListenConfig).Listen(na
 // Listen announces name and returns a listener for connections to it.
 //
 // A name without a slash lives in /dev/shm, or in $SHMCONN_DIR where that is
-// set; a name with a slash is the path of a file. Its last element is made of
+// set; a name with a slash says the directory, too: "/shared/feed" is the name "feed"
+// in /shared. Its last element is made of
 // letters, digits, ".", "_" and "-", at most 128 of them, and does not start with
 // ".". Anything else is an error before any file is touched.
 //
-// The error is [syscall.EADDRINUSE] when somebody listens on name, whether in
-// this process or another. What a listener that died has left is taken over if it
-// belonged to the caller's user; if not, the error is [fs.ErrPermission]. On
-// systems other than Linux it is [errors.ErrUnsupported].
+// The error is [syscall.EADDRINUSE] when the caller's user listens on name, whether in
+// this process or another. What a listener that died has left is taken over. If the
+// name is another user's, the error is [fs.ErrPermission], or EADDRINUSE where that user
+// lets the caller see that somebody listens. On systems other than Linux, and where
+// 64-bit atomics are not the processor's own (mips, GOARM < 7), it is
+// [errors.ErrUnsupported].
 func (lc *ListenConfig) Listen(name string) (*Listener, error) {
 	l, err := listen(*lc, name)
 	if err != nil {
@@ -105,8 +109,9 @@ func (l *Listener) Accept() (net.Conn, error) {
 // the connection waits for the next call. When the listener's files were removed
 // from outside and could not be put back, the error says why.
 //
-// A dialer that keeps it waiting, or says something that is not allowed, is
-// dropped and delays nobody.
+// A dialer that says nothing, or something that is not allowed, is dropped and delays
+// nobody; one that sends descriptors that the kernel gets no answer for delays the
+// others by 50 ms.
 func (l *Listener) AcceptConn() (*Conn, error) {
 	c, err := l.accept()
 	runtime.KeepAlive(l)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"text/tabwriter"
 )
 
 // ls lists the names of listeners whose files are in a directory.
@@ -15,7 +16,7 @@ func ls(args []string, stdout, stderr io.Writer) int {
 	fs := flag.NewFlagSet("shmconn ls", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() {
-		fmt.Fprintln(stderr, "usage: shmconn ls [DIRECTORY]\n\nLists the names that are listened on in DIRECTORY, by default $SHMCONN_DIR or /dev/shm.")
+		fmt.Fprintln(stderr, "usage: shmconn ls [DIRECTORY]\n\nLists the names that somebody listens on in DIRECTORY, by default $SHMCONN_DIR or /dev/shm,\nand those that a listener which died has left.")
 	}
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -32,9 +33,14 @@ func ls(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "shmconn ls:", err)
 		return 1
 	}
-	for _, name := range names {
-		fmt.Fprintln(stdout, name)
+	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	if len(names) > 0 {
+		fmt.Fprintln(w, "NAME\tSTATE\tPID\tRING SIZE\tACCEPTED\tREFUSED")
 	}
+	for _, name := range names {
+		fmt.Fprintf(w, "%s\t%s\n", name, describe(dir, name))
+	}
+	w.Flush()
 	return 0
 }
 

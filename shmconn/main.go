@@ -13,7 +13,7 @@ import (
 const usage = `usage: shmconn COMMAND [flags]
 
   bench  measure connections beside sockets, pipes and the limits of the machine
-  ls     list the names that are listened on
+  ls     list the names that somebody listens on
 
 "shmconn COMMAND -h" shows the flags of a command.
 `

@@ -2,10 +2,14 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"shmconn"
 )
 
 func TestRun(t *testing.T) {
@@ -42,8 +46,46 @@ func TestLs(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "shmconn.folder"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	l, err := shmconn.Listen("live")
+	if err != nil {
+		if errors.Is(err, errors.ErrUnsupported) {
+			t.Skip(err)
+		}
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := shmconn.Dial("live")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	a, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	// A copy of a listener's file, with nobody who has it locked.
+	page, err := os.ReadFile(filepath.Join(dir, "shmconn.live"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "shmconn.stale"), page, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
 	var stdout, stderr bytes.Buffer
-	if status := run([]string{"ls"}, &stdout, &stderr); status != 0 || stdout.String() != "a\nfeed\n" {
-		t.Errorf("ls: status %d, said %q, %q, want a and feed", status, stdout.String(), stderr.String())
+	status := run([]string{"ls"}, &stdout, &stderr)
+	want := fmt.Sprintf(`
+NAME   STATE            PID  RING SIZE  ACCEPTED  REFUSED
+a      nobody listens
+feed   nobody listens
+live   listens          %[1]d  262144  1  0
+stale  died             %[1]d  262144  1  0
+`, os.Getpid())
+	if got := stdout.String(); status != 0 || squeeze(got) != squeeze(want) {
+		t.Errorf("ls: status %d, said %q, %q, want %q", status, got, stderr.String(), want)
 	}
 }
+
+// squeeze makes one space of any.
+func squeeze(s string) string { return strings.Join(strings.Fields(s), " ") }

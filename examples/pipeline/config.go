@@ -39,7 +39,7 @@ func parseFlags(args []string) (*config, error) {
 	network := flags.String("net", "shm", "`network`: shm, unix, tcp, or all, one after the other")
 	flags.DurationVar(&c.busyPoll, "busypoll", 0, "over shm, how long a wait polls before it parks, as a `duration`; 0: the default; -1ns: it never parks")
 	strategies := flags.Int("strategies", defaultStrategies, "`number` of strategies")
-	flags.IntVar(&c.loops, "loops", defaultLoops, "how `often` to replay the prices")
+	flags.IntVar(&c.loops, "loops", defaultLoops, "replay the prices `n` times")
 	flags.IntVar(&c.rate, "rate", defaultRate, "`prices` a second; 0: as many as possible")
 	flags.StringVar(&c.data, "data", "", "CSV `file` with symbol,date,price; -: stdin (default: 560 monthly closes of 5 stocks)")
 	flags.StringVar(&c.orders, "orders", "", "`file` to write the orders to, as CSV")

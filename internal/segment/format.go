@@ -1,6 +1,6 @@
 // Package segment makes, checks, maps and removes the files that connections and
-// listeners are made of. It knows no ring and no socket: of a connection segment it
-// gives out the bytes.
+// listeners are made of. It knows no ring, and nothing of what is said over the
+// socket: of a connection segment it gives out the bytes.
 package segment
 
 import (

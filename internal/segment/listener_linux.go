@@ -134,7 +134,7 @@ func (l *Listener) take() error {
 			break
 		}
 		if err == unix.EADDRINUSE {
-			if !onlyRead(fd) {
+			if lockedForWriting(fd) {
 				return err
 			}
 			// No listener has it: some dialer has a lock, for reading, which is all
@@ -153,10 +153,11 @@ func (l *Listener) take() error {
 	return nil
 }
 
-// onlyRead reports whether the lock that somebody else has on fd is one for reading.
-func onlyRead(fd int) bool {
-	l := unix.Flock_t{Type: unix.F_WRLCK}
-	return unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &l) == nil && l.Type == unix.F_RDLCK
+// lockedForWriting reports whether somebody else has a lock on fd that a listener has.
+// When in doubt it says so.
+func lockedForWriting(fd int) bool {
+	l := unix.Flock_t{Type: unix.F_RDLCK}
+	return unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &l) != nil || l.Type == unix.F_WRLCK
 }
 
 // listen opens the socket, under a short name that nobody knows, and when it is ready
@@ -317,13 +318,13 @@ type Info struct {
 	PID      int
 	Accepted uint64
 	Refused  uint64
+	Alive    bool // a listener has it locked
 }
 
 // ErrNoListener says that a name is absent, or was left by a listener that died.
 var ErrNoListener = errors.New("nobody listens")
 
-// Lookup reads the listener segment of base. It does not tell whether the listener
-// is alive.
+// Lookup reads the listener segment of base.
 func Lookup(dir *Dir, base string) (Info, error) {
 	name := Prefix + base
 	fd, err := unix.Openat(dir.fd, name, unix.O_RDONLY|openFlags, 0)
@@ -359,6 +360,7 @@ func Lookup(dir *Dir, base string) (Info, error) {
 	return Info{
 		Geometry: Geometry{RingSize: int(ringSize), Anonymous: p.flags&flagAnonymous != 0},
 		UID:      st.Uid,
+		Alive:    lockedForWriting(fd),
 		PID:      int(p.pid),
 		Accepted: p.accepted.Load(),
 		Refused:  p.refused.Load(),

@@ -31,7 +31,7 @@ func ParseName(name string) (dir, base string, err error) {
 	case strings.IndexByte(dir, 0) >= 0:
 		return "", "", errors.New("name holds a zero byte")
 	case base == "":
-		return "", "", errors.New("name is empty")
+		return "", "", errors.New("name, or its last element, is empty")
 	case base[0] == '.':
 		return "", "", errors.New("name starts with a dot")
 	case len(base) > maxName:

@@ -307,7 +307,7 @@ func TestGoldenListener(t *testing.T) {
 				t.Errorf("the file begins with %q", got[:8])
 			}
 			info, err := Lookup(d, "feed")
-			if want := (Info{g, uint32(os.Geteuid()), os.Getpid(), 3, 1}); info != want || err != nil {
+			if want := (Info{g, uint32(os.Geteuid()), os.Getpid(), 3, 1, true}); info != want || err != nil {
 				t.Errorf("Lookup = %+v, %v, want %+v", info, err, want)
 			}
 		})
@@ -893,7 +893,7 @@ func TestStale(t *testing.T) {
 			}
 			announce(t, d, "feed")
 			info, err := Lookup(d, "feed")
-			if want := (Info{named, uint32(os.Geteuid()), os.Getpid(), 0, 0}); info != want || err != nil {
+			if want := (Info{named, uint32(os.Geteuid()), os.Getpid(), 0, 0, true}); info != want || err != nil {
 				t.Errorf("Lookup = %+v, %v, want %+v", info, err, want)
 			}
 			if st, err := os.Stat(path); err != nil || st.Size() != int64(PageSize) || st.Mode() != 0o600 {

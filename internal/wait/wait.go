@@ -45,8 +45,8 @@ type Condition interface {
 	// Ready comes up in the goroutine that waits.
 	Ready() bool
 
-	// Tick is called about once a millisecond, to look at what is too dear for
-	// Ready.
+	// Tick is called about once a millisecond, or every n/16 ms with n followers, to
+	// look at what is too dear for Ready.
 	Tick()
 }
 

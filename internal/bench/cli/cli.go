@@ -54,7 +54,7 @@ func (c *Command) parse(args []string, out io.Writer) (f flags, err error) {
 	fs.BoolVar(&f.quick, "quick", false, fmt.Sprintf("%d rounds of slices of %v: to see that it works, not to believe", quickRounds, quickSlice))
 	fs.BoolVar(&f.list, "list", false, "list workloads and their contenders, and measure nothing")
 	fs.BoolVar(&f.targets, "targets", false, "measure only what the project's targets need")
-	fs.StringVar(&f.peer, "peer", "process", "where the two ends are: each in a `process`, or each a goroutine of one")
+	fs.StringVar(&f.peer, "peer", "process", "where the two ends are, a `kind`: process or goroutine")
 	fs.StringVar(&f.json, "json", "", "write everything, every round too, to `FILE`")
 	fs.StringVar(&f.html, "html", "", "write a page with charts to `FILE`")
 	fs.Usage = func() {
