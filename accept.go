@@ -171,11 +171,11 @@ func (l *listener) greet(c *net.UnixConn) {
 	d := &dialer{c: c}
 	var err error
 	if d.raw, err = c.SyscallConn(); err == nil {
-		err = cmp.Or(d.raw.Control(func(fd uintptr) { d.peer, err = peerCred(int(fd)) }), err)
+		rawErr := d.raw.Control(func(fd uintptr) { d.peer, err = peerCred(int(fd)) })
+		err = cmp.Or(rawErr, err)
 	}
-	if err != nil || l.crowded(d.peer) {
-		c.Close()
-		l.files.Refused()
+	if err != nil {
+		l.drop(d)
 		return
 	}
 	l.mu.Lock()
@@ -194,11 +194,11 @@ func (l *listener) wait(d *dialer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		d.c.Close()
+		go d.c.Close()
 		return
 	}
 	if len(l.silent) == maxIntroductions {
-		l.silent[0].c.Close() // and its goroutine ends
+		go l.silent[0].c.Close() // and its goroutine ends
 		l.silent = slices.Delete(l.silent, 0, 1)
 	}
 	l.silent = append(l.silent, d)
@@ -228,75 +228,43 @@ func (l *listener) giveUp(d *dialer) {
 	defer l.introduction.Unlock()
 	if !d.heard {
 		d.heard = true
-		d.c.Close()
-		l.files.Refused()
+		l.drop(d)
 	}
 }
 
-// hear takes the introduction of d, if it is there, gives the connection to Accept,
-// and closes d's socket. It reports whether it was there.
+// drop closes d's socket. With it go the descriptors that nobody has received, and the
+// kernel may wait with their end for as long as the sender has said: so nobody waits
+// for this.
+func (l *listener) drop(d *dialer) {
+	go d.c.Close()
+	l.files.Refused()
+}
+
+// hear takes the introduction of d, if it is there, and gives the connection to Accept.
+// It reports whether it was there.
 func (l *listener) hear(d *dialer) bool {
 	l.introduction.Lock()
 	defer l.introduction.Unlock()
-	for !d.heard {
-		var h hello
-		var err error
-		// Not raw.Read: it would wait for the goroutine that waits in it.
-		rawErr := d.raw.Control(func(fd uintptr) { h, err = receive(int(fd)) })
-		if err = cmp.Or(rawErr, err); err == unix.EAGAIN {
-			return false
-		}
-		if scarce(err) && l.offer(result{err: os.NewSyscallError("recvmsg", err)}) && l.room() {
-			continue // the dialer keeps its place until there are descriptors again
-		}
-		d.heard = true
-		d.c.Close()
-		if err != nil {
-			l.files.Refused()
-		} else {
-			l.attach(h, d.peer)
-		}
+	if d.heard {
+		return true
 	}
-	return true
-}
-
-// crowded reports whether so many attachments of peer's user are under way that it is
-// better not to touch what one more has sent: even to close it could take for ever.
-func (l *listener) crowded(peer cred) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.busy[peer.uid] >= maxAttachments
-}
-
-// scarce reports whether err says that this end is short of something.
-func scarce(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
-}
-
-// attach makes the connection and gives it to Accept, and returns when that is done.
-// But the dialer's descriptors may be of a file system that does not answer: so
-// this takes a goroutine of its own, which is not waited for for long, and each user
-// has a few of them only: see crowded.
-func (l *listener) attach(h hello, peer cred) {
-	l.mu.Lock()
-	l.busy[peer.uid]++
-	l.mu.Unlock()
+	there := false
+	d.raw.Control(func(fd uintptr) { there = readable(int(fd)) })
+	if !there {
+		return false
+	}
+	d.heard = true
+	if !l.begin(d.peer) {
+		l.drop(d)
+		return true
+	}
+	// The descriptors may be of a file system that does not answer, even to a close. So
+	// this has a goroutine of its own, which is not waited for for long.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if s, err := h.attach(l, peer); err != nil {
-			l.files.Refused()
-			if scarce(err) {
-				l.offer(result{err: err})
-			}
-		} else if !l.offer(result{s: s}) {
-			s.reset()
-		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.busy[peer.uid]--; l.busy[peer.uid] == 0 {
-			delete(l.busy, peer.uid)
-		}
+		defer l.end(d.peer)
+		l.introduce(d)
 	}()
 	late := time.NewTimer(attachPatience)
 	defer late.Stop()
@@ -304,6 +272,60 @@ func (l *listener) attach(h hello, peer cred) {
 	case <-done:
 	case <-late.C:
 	}
+	return true
+}
+
+// begin counts an introduction by a user, unless too many are under way.
+func (l *listener) begin(peer cred) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.busy[peer.uid] >= maxAttachments {
+		return false
+	}
+	l.busy[peer.uid]++
+	return true
+}
+
+func (l *listener) end(peer cred) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.busy[peer.uid]--; l.busy[peer.uid] == 0 {
+		delete(l.busy, peer.uid)
+	}
+}
+
+// introduce makes a connection of what d has sent and gives it to Accept.
+func (l *listener) introduce(d *dialer) {
+	defer d.c.Close()
+	var h hello
+	for {
+		var err error
+		rawErr := d.raw.Control(func(fd uintptr) { h, err = receive(int(fd)) })
+		if err = cmp.Or(rawErr, err); err == nil {
+			break
+		}
+		// The dialer keeps its place until there are descriptors again.
+		if !scarce(err) || !l.offer(result{err: os.NewSyscallError("recvmsg", err)}) || !l.room() {
+			l.files.Refused()
+			return
+		}
+	}
+	s, err := h.attach(l, d.peer)
+	if err != nil {
+		l.files.Refused()
+		if scarce(err) {
+			l.offer(result{err: err})
+		}
+		return
+	}
+	if !l.offer(result{s: s}) {
+		s.reset()
+	}
+}
+
+// scarce reports whether err says that this end is short of something.
+func scarce(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }
 
 // watch looks once a second whether the listener's files are still there.
@@ -342,7 +364,7 @@ func (l *listener) close() error {
 		nl.Close()
 	}
 	for _, d := range l.silent {
-		d.c.Close()
+		go d.c.Close()
 	}
 	ready := l.ready
 	l.ready = nil

@@ -59,8 +59,8 @@ func (c *Conn) Read(b []byte) (int, error) {
 // has closed its end or its reading side, and when its process is known to be gone:
 // see "Unlike a Unix socket" in the package comment.
 //
-// The bytes of one Write are never interleaved with another's. Up to three quarters
-// of the ring, 128 KiB at most, are published by one store, once there is room for all
+// The bytes of one Write are never interleaved with another's. Up to half of
+// the ring, 128 KiB at most, are published by one store, once there is room for all
 // of them; a longer b is published in pieces, while the peer reads. A Write cut
 // short by the death of this process leaves a prefix of b. b is not kept.
 func (c *Conn) Write(b []byte) (int, error) {

@@ -1267,11 +1267,56 @@ func TestWriteBuffers(t *testing.T) {
 	})
 }
 
+// TestPeekAgainstWrite has a reader that waits for more than there is, in Peek or by
+// asking Buffered, while a writer waits for room: neither may wait for the other.
+func TestPeekAgainstWrite(t *testing.T) {
+	onShapes(t, small, func(t *testing.T, s shape) {
+		size := s.ringSize()
+		for _, r := range []int{8, size/4 - 1, size / 4, size/4 + 1, size/2 - 1} {
+			for _, n := range []int{r + 1, size/2 - 1, size / 2} {
+				for _, w := range []int{n - r, size / 2, size/4*3 - 1, size / 4 * 3, size, 2 * size} {
+					for _, owed := range []int{0, size/4 - 1} {
+						if n <= r || w < n-r {
+							continue
+						}
+						a, b := s.shmPair(t)
+						a.Write(pattern(0, owed))
+						io.ReadFull(b, make([]byte, owed))
+						a.Write(pattern(0, r))
+						written := make(chan error, 1)
+						go func() {
+							_, err := a.Write(pattern(r, w))
+							written <- err
+						}()
+						if owed > 0 {
+							for b.Buffered() < n {
+								runtime.Gosched()
+							}
+						}
+						got, err := b.Peek(n)
+						if err != nil || !bytes.Equal(got, pattern(0, n)) {
+							t.Fatalf("ring %d, owed %d, unread %d, Write(%d): Peek(%d) = %d bytes, %v", size, owed, r, w, n, len(got), err)
+						}
+						if _, err := b.Discard(r + w); err != nil {
+							t.Fatal(err)
+						}
+						if err := <-written; err != nil {
+							t.Fatal(err)
+						}
+						a.Close()
+						b.Close()
+					}
+				}
+			}
+		}
+	})
+}
+
 // TestOnePublish checks that what fits into the ring is there as a whole or not at
 // all, for a reader that looks all the time.
 func TestOnePublish(t *testing.T) {
 	onShapes(t, small, func(t *testing.T, s shape) {
-		n := min(s.ringSize()/4*3, 48<<10)
+		n := min(s.ringSize()/2, 48<<10) // as Write's comment says
 		for _, w := range []struct {
 			name  string
 			n     int

@@ -41,19 +41,18 @@ func (s *stream) await(d *side) {
 	// has to know of all that was read.
 	if d == &s.tx.side {
 		s.flush()
-	} else if !s.rx.ring.Told() {
-		s.rx.publish()
+	} else {
+		s.rx.tell()
 	}
 	d.waits.Add(1)
-	before := wait.Ended()
+	before, start := wait.Ended(), wait.Now()
 	if budget > 0 && d.waiter.Poll(budget) {
 		wait.End()
 		d.pace.Polled()
 		return
 	}
-	start := wait.Now()
 	s.park(d)
-	d.pace.Parked(budget+wait.Now()-start, s.busyPoll, wait.End()-before-1)
+	d.pace.Parked(wait.Now()-start, s.busyPoll, wait.End()-before-1)
 }
 
 // park sleeps until there is news for the side d.

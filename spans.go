@@ -74,6 +74,7 @@ func (s *stream) buffered() (n int) {
 	var err error
 	if d.tryLock() {
 		defer s.done(&d.side, debug.SetPanicOnFault(true), &err)
+		d.tell()
 		if n, err := d.ring.Refresh(); err == nil {
 			return n
 		}
@@ -157,6 +158,7 @@ func (s *stream) peek(n int) (b []byte, err error) {
 			if d.flags.Load()&(flagClosed|flagBroken) != 0 {
 				return nil, err
 			}
+			d.tell()
 			d.ring.Refresh() // which a deadline has kept look from
 			return d.span(min(n, d.ring.Ready())), err
 		}

@@ -73,7 +73,7 @@ func newStream(addr Addr, c cred, seg *segment.Segment, size int, bell *doorbell
 		s.busyPoll = DefaultBusyPoll
 	}
 	s.chunk = min(size/4, maxChunk)
-	s.whole = min(size/4*3, maxChunk)
+	s.whole = min(size/2, maxChunk)
 	s.open.Store(2)
 	return s
 }
@@ -219,6 +219,8 @@ func (s *stream) write(b []byte) (n int, err error) {
 
 // piece returns how many of n bytes to write are published next: all, if they are sure to
 // fit at once some time, and else so many that the peer can read them while we go on.
+// Up to half a ring is sure to fit: a peer that waits for more than it has, in Peek, waits
+// for half a ring at most, so that the other half is free.
 func (s *stream) piece(n int) int {
 	if n <= s.whole {
 		return n
@@ -387,6 +389,12 @@ func (s *stream) flush() {
 	}
 	var err error
 	defer s.done(&d.side, debug.SetPanicOnFault(true), &err)
+	d.tell()
+}
+
+// tell gives the room of all that was read back to the peer, who may wait for it while we
+// wait, or ask again and again, for what it writes next.
+func (d *rx) tell() {
 	if !d.ring.Told() {
 		d.publish()
 	}

@@ -235,6 +235,7 @@ func (l *Listener) Restore() (socket int, err error) {
 		if socket, err = l.announce(); err != nil {
 			l.remove()
 			l.file, l.locked = file, true
+			l.page.magic.Store(listenerMagic)
 			return -1, fmt.Errorf("the name was removed from outside and cannot be put back: %w", err)
 		}
 		unix.Close(file)

@@ -96,6 +96,7 @@ var process = newRoom()
 
 func newRoom() *room {
 	r := new(room)
+	r.limit.Store(1)
 	r.refreshed.Store(-int64(time.Hour)) // by the first to Poll
 	return r
 }
