@@ -156,11 +156,14 @@ func (l *listener) serve(nl *net.UnixListener) {
 	}
 }
 
-// syscallError returns the system call's error in one of package net, so that
-// it is wrapped once.
+// syscallError returns the system call's error that is in err, as package net has it: so
+// that it is wrapped once, and says whether it is temporary.
 func syscallError(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return os.NewSyscallError("accept", errno)
 	}
 	return err
 }
@@ -294,32 +297,43 @@ func (l *listener) end(peer cred) {
 	}
 }
 
-// introduce makes a connection of what d has sent and gives it to Accept.
+// introduce makes a connection of what d has sent and gives it to Accept. As long as the
+// process is short of descriptors, Accept says so and d keeps its place.
 func (l *listener) introduce(d *dialer) {
-	defer d.c.Close()
 	var h hello
-	for {
+	err := l.insist(func() error {
 		var err error
 		rawErr := d.raw.Control(func(fd uintptr) { h, err = receive(int(fd)) })
-		if err = cmp.Or(rawErr, err); err == nil {
-			break
-		}
-		// The dialer keeps its place until there are descriptors again.
-		if !scarce(err) || !l.offer(result{err: os.NewSyscallError("recvmsg", err)}) || !l.room() {
-			l.files.Refused()
-			return
-		}
-	}
-	s, err := h.attach(l, d.peer)
+		return cmp.Or(rawErr, err)
+	})
+	d.c.Close()
 	if err != nil {
 		l.files.Refused()
-		if scarce(err) {
-			l.offer(result{err: err})
-		}
+		return
+	}
+	var s *stream
+	err = l.insist(func() (err error) {
+		s, err = h.attach(l, d.peer)
+		return err
+	})
+	h.close()
+	if err != nil {
+		l.files.Refused()
 		return
 	}
 	if !l.offer(result{s: s}) {
 		s.reset()
+	}
+}
+
+// insist calls f again each time that Accept has said that this end is short of what f
+// needs.
+func (l *listener) insist(f func() error) error {
+	for {
+		err := f()
+		if !scarce(err) || !l.offer(result{err: syscallError(err)}) || !l.room() {
+			return err
+		}
 	}
 }
 

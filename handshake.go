@@ -285,10 +285,13 @@ func closeAll(fds []int) {
 	}
 }
 
-// attach makes the acceptor's stream of what the dialer has sent, whose descriptors
-// it owns from now on.
+// close closes the descriptors.
+func (h hello) close() { closeAll([]int{h.file, h.ringer, h.bell}) }
+
+// attach makes the acceptor's stream of what the dialer has sent. The descriptors stay
+// the caller's, who can try again when the process was short of something.
 func (h hello) attach(l *listener, peer cred) (_ *stream, err error) {
-	undo := []func(){func() { closeAll([]int{h.ringer, h.bell}) }}
+	var undo []func()
 	defer func() {
 		if err != nil {
 			for _, f := range undo {
@@ -297,10 +300,6 @@ func (h hello) attach(l *listener, peer cred) (_ *stream, err error) {
 		}
 	}()
 	seg, err := segment.Attach(h.file, l.files.Dev(), l.files.Geo, h.id)
-	if err == nil && !l.files.Geo.Anonymous {
-		segment.RemoveName(l.files.Dir, l.files.Base, h.id, h.file)
-	}
-	unix.Close(h.file)
 	if err != nil {
 		return nil, err
 	}
@@ -323,7 +322,9 @@ func (h hello) attach(l *listener, peer cred) (_ *stream, err error) {
 	if err := s.connect(mem(seg.RingA()), mem(seg.RingB())); err != nil {
 		return nil, err
 	}
-	closeAll([]int{h.ringer, h.bell})
+	if !l.files.Geo.Anonymous {
+		segment.RemoveName(l.files.Dir, l.files.Base, h.id, h.file)
+	}
 	return s, nil
 }
 
