@@ -30,7 +30,7 @@ type listener struct {
 	mu      sync.Mutex          // guards the following
 	sockets []*net.UnixListener // the last one has the name; see watch
 	ready   []result            // for Accept
-	busy    map[uint32]int      // attachments under way, by user
+	busy    map[uint32]int      // introductions under way, by user
 	silent  []*dialer           // have said nothing yet, oldest first
 	expired bool
 	closed  bool

@@ -45,11 +45,15 @@ func (s *stream) await(d *side) {
 		s.rx.tell()
 	}
 	d.waits.Add(1)
-	before, start := wait.Ended(), wait.Now()
+	before := wait.Ended()
 	if budget > 0 && d.waiter.Poll(budget) {
 		wait.End()
 		d.pace.Polled()
 		return
+	}
+	start := wait.Now()
+	if budget > 0 {
+		start = d.waiter.Started()
 	}
 	s.park(d)
 	d.pace.Parked(wait.Now()-start, s.busyPoll, wait.End()-before-1)

@@ -147,6 +147,9 @@ func Pause() {
 // them, up to a limit.
 func (w *Waiter) Poll(budget time.Duration) bool { return process.poll(w, budget) }
 
+// Started returns when the last Poll began.
+func (w *Waiter) Started() time.Duration { return w.start }
+
 func (r *room) poll(w *Waiter, budget time.Duration) bool {
 	w.start, w.budget = Now(), budget
 	if last := r.refreshed.Load(); w.start-time.Duration(last) > heartbeat && r.refreshed.CompareAndSwap(last, int64(w.start)) {
