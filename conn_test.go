@@ -109,7 +109,7 @@ func TestNettest(t *testing.T) {
 		{"relay", 1, some[3:]},
 		{"relay", 4, some[3:]},
 	}
-	if full {
+	if *long {
 		runs = nil
 		for _, procs := range []int{1, 2, 4} {
 			runs = append(runs, run{"same", procs, all}, run{"relay", procs, all})
@@ -1025,7 +1025,7 @@ func TestManyReaders(t *testing.T) {
 // lost, whatever the reader is doing.
 func TestOrderlyEnd(t *testing.T) {
 	rounds := 300
-	if full {
+	if *long {
 		rounds = 5000
 	}
 	onShapes(t, append([]shape{unixShape}, small...), func(t *testing.T, s shape) {
@@ -2316,7 +2316,7 @@ func TestTruncatedWhileBlocked(t *testing.T) {
 // counts more than it was given.
 func TestScribbled(t *testing.T) {
 	rounds := 200
-	if full {
+	if *long {
 		rounds = 5000
 	}
 	for _, poll := range []time.Duration{0, pollAlways, pollNever} {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -29,8 +30,8 @@ import (
 	"shmconn"
 )
 
-// SHMCONN_FULL=1 runs the whole product of shapes, processes and processors.
-var full = os.Getenv("SHMCONN_FULL") == "1"
+// With -long the tests that sample run the full numbers, for hours.
+var long = flag.Bool("long", false, "run the full numbers, which takes hours")
 
 // The environment of a helper process: its role, and its shape as JSON.
 const (

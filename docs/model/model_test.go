@@ -1,13 +1,15 @@
 package model
 
 import (
-	"os"
+	"flag"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 )
+
+var long = flag.Bool("long", false, "make the large searches, too")
 
 // A run is one search of one model. Mutants break one line of the protocol
 // each; the search of each must find an error.
@@ -47,8 +49,8 @@ func TestModels(t *testing.T) {
 			name += " ltl"
 		}
 		t.Run(name, func(t *testing.T) {
-			if r.large && os.Getenv("SHMCONN_FULL") != "1" {
-				t.Skip("a large search; SHMCONN_FULL=1 runs it")
+			if r.large && !*long {
+				t.Skip("a large search; -long makes it")
 			}
 			out := search(t, r, "")
 			if n := found(t, out); n != 0 || !complete(out) {
