@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"shmconn/internal/segment"
+	"shmconn/internal/wait"
 )
 
 // A listener is what is behind a Listener.
@@ -187,8 +188,13 @@ func (l *listener) greet(c *net.UnixConn) {
 	for _, earlier := range silent {
 		l.hear(earlier)
 	}
-	if !l.hear(d) {
-		l.wait(d)
+	// A dialer speaks as soon as it has connected. Mostly our having been woken up by that
+	// is what keeps it from doing so.
+	for start := wait.Now(); !l.hear(d); wait.Yield() {
+		if wait.Now()-start > promptness {
+			l.wait(d)
+			return
+		}
 	}
 }
 

@@ -32,6 +32,7 @@ const (
 
 	introductionTimeout = 2 * time.Second // for a dialer that has connected to say something
 	maxIntroductions    = 64              // that have connected and said nothing yet
+	promptness          = 20 * time.Microsecond
 
 	attachPatience = 50 * time.Millisecond // for the kernel to say what was sent
 	maxAttachments = 16                    // of a user that are under way
@@ -54,21 +55,45 @@ func dial(ctx context.Context, d *Dialer, name string) (*Conn, error) {
 		return nil, refused(err)
 	}
 	defer dir.Close()
+	for {
+		s, err := d.introduce(ctx, dir, base, Addr{name})
+		switch {
+		case err == nil:
+			return newConn(s), nil
+		case err != errReplaced:
+			return nil, refused(err)
+		}
+	}
+}
+
+// errReplaced says that another listener has taken the name meanwhile, with another
+// kind of connections.
+var errReplaced = errors.New("listener was replaced")
+
+// introduce makes a connection and hands the listener its end. All is made before the
+// listener is connected to: so that wakes it once, and it finds what it was woken for.
+func (d *Dialer) introduce(ctx context.Context, dir *segment.Dir, base string, addr Addr) (_ *stream, err error) {
 	info, err := segment.Lookup(dir, base)
 	if err != nil {
-		return nil, refused(err)
+		return nil, err
 	}
 	if !d.allows(info.UID) {
 		return nil, fmt.Errorf("listener's files belong to user %d: %w", info.UID, fs.ErrPermission)
 	}
+	o, err := newOffer(dir, base, info.Geometry)
+	if err != nil {
+		return nil, err
+	}
+	defer o.close()
+
 	at, path, err := dir.OpenSocket(base)
 	if err != nil {
-		return nil, refused(err)
+		return nil, err
 	}
 	defer unix.Close(at)
 	sock, err := connect(ctx, path)
 	if err != nil {
-		return nil, refused(err)
+		return nil, err
 	}
 	defer unix.Close(sock)
 	peer, err := peerCred(sock)
@@ -78,15 +103,12 @@ func dial(ctx context.Context, d *Dialer, name string) (*Conn, error) {
 	if !d.allows(peer.uid) {
 		return nil, fmt.Errorf("listener runs as user %d: %w", peer.uid, fs.ErrPermission)
 	}
-	// By now another listener may have the name, with rings of another size.
-	if info, err = segment.Lookup(dir, base); err != nil {
-		return nil, refused(err)
+	if now, err := segment.Lookup(dir, base); err != nil {
+		return nil, err
+	} else if now.Geometry != info.Geometry {
+		return nil, errReplaced
 	}
-	s, err := introduce(sock, dir, base, info.Geometry, d.BusyPoll, Addr{name}, peer)
-	if err != nil {
-		return nil, refused(err)
-	}
-	return newConn(s), nil
+	return o.send(sock, addr, peer, d.BusyPoll)
 }
 
 // allows reports whether a listener run by uid may be dialed.
@@ -143,45 +165,66 @@ func peerCred(sock int) (cred, error) {
 	return cred{u.Pid, u.Uid, u.Gid}, nil
 }
 
-// introduce makes the segment and the doorbells, and sends them over sock.
-func introduce(sock int, dir *segment.Dir, base string, g segment.Geometry, busyPoll time.Duration, addr Addr, peer cred) (_ *stream, err error) {
-	var undo []func()
+// An offer is a connection that the listener has not been told of yet.
+type offer struct {
+	seg    *segment.Segment // nil once it is the stream's
+	id     segment.ID
+	size   int
+	bell   *doorbell.Bell
+	ringer int
+
+	theirBell, theirRinger int // the acceptor's ends
+}
+
+// newOffer makes the segment and the doorbells of a connection.
+func newOffer(dir *segment.Dir, base string, g segment.Geometry) (o *offer, err error) {
+	o = &offer{size: g.RingSize, ringer: -1, theirBell: -1, theirRinger: -1}
 	defer func() {
 		if err != nil {
-			for _, f := range undo {
-				f()
-			}
+			o.close()
 		}
 	}()
-	seg, id, err := segment.Create(dir, base, g)
+	if o.seg, o.id, err = segment.Create(dir, base, g); err != nil {
+		return nil, err
+	}
+	bell, theirRinger, err := doorbell.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	undo = append(undo, seg.Close)
-	bellFD, theirRinger, err := doorbell.Pipe()
-	if err != nil {
+	o.theirRinger = theirRinger
+	if o.bell, err = doorbell.NewBell(bell); err != nil {
 		return nil, err
 	}
-	defer unix.Close(theirRinger)
-	bell, err := doorbell.NewBell(bellFD)
-	if err != nil {
+	if o.theirBell, o.ringer, err = doorbell.Pipe(); err != nil {
 		return nil, err
 	}
-	undo = append(undo, bell.Close)
-	theirBell, ringer, err := doorbell.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	undo = append(undo, func() { unix.Close(ringer) })
-	defer unix.Close(theirBell)
+	return o, nil
+}
 
-	hello := append([]byte(helloMagic), id[:]...)
-	if err := unix.Sendmsg(sock, hello, unix.UnixRights(seg.File(), theirRinger, theirBell), nil, unix.MSG_NOSIGNAL); err != nil {
+// send hands the acceptor's end over sock and returns the stream of our own.
+func (o *offer) send(sock int, addr Addr, peer cred, busyPoll time.Duration) (*stream, error) {
+	hello := append([]byte(helloMagic), o.id[:]...)
+	if err := unix.Sendmsg(sock, hello, unix.UnixRights(o.seg.File(), o.theirRinger, o.theirBell), nil, unix.MSG_NOSIGNAL); err != nil {
 		return nil, os.NewSyscallError("sendmsg", err)
 	}
+	seg := o.seg
+	o.seg = nil
 	seg.HandedOver()
-	s := newStream(addr, peer, seg, g.RingSize, bell, doorbell.NewRinger(ringer), busyPoll)
+	s := newStream(addr, peer, seg, o.size, o.bell, doorbell.NewRinger(o.ringer), busyPoll)
 	return s, s.connect(mem(seg.RingB()), mem(seg.RingA()))
+}
+
+// close closes the acceptor's ends, which it has by now, and, if nothing was sent, ours.
+func (o *offer) close() {
+	closeAll([]int{o.theirBell, o.theirRinger})
+	if o.seg == nil {
+		return
+	}
+	o.seg.Close()
+	closeAll([]int{o.ringer})
+	if o.bell != nil {
+		o.bell.Close()
+	}
 }
 
 func mem(header, data []byte) ringMem { return ringMem{header, data} }
@@ -279,9 +322,12 @@ func spare(fd, n int) error {
 	return nil
 }
 
+// closeAll closes those of the descriptors that there are.
 func closeAll(fds []int) {
 	for _, fd := range fds {
-		unix.Close(fd)
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 }
 

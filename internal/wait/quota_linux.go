@@ -56,5 +56,5 @@ func cpuMax(b []byte) float64 {
 	return time / period
 }
 
-// osYield lets another process have the processor.
-func osYield() { unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
+// Yield lets another process have the processor.
+func Yield() { unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

@@ -163,7 +163,7 @@ func (r *room) poll(w *Waiter, budget time.Duration) bool {
 				return true
 			}
 			runtime.Gosched()
-			osYield()
+			Yield()
 		}
 		return false
 	}
@@ -231,7 +231,7 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 		}
 		runtime.Gosched()
 		if now-news > patience || !r.parallel.Load() {
-			osYield()
+			Yield()
 		}
 	}
 }
