@@ -33,6 +33,11 @@ const (
 	// Sooner it does harm: two ends that happen to be on one processor would
 	// keep to it, handing it to each other.
 	patience = 5 * time.Microsecond
+
+	// courtesy is how long a goroutine that polls for itself alone keeps its P before it lets
+	// others have it. Each Gosched wakes a thread for the Ps that are idle, to look for
+	// work: mostly there is none, and the peer is on the processor that it takes.
+	courtesy = 50 * time.Microsecond
 )
 
 // Forever is a budget that is never used up.
@@ -203,6 +208,7 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 	}()
 	now := Now()
 	news, tick := now, now // when there was the last news, and the last Tick
+	turn := now + patience // when it is the turn of other goroutines
 	for {
 		looks := burst
 		if sweep && len(r.list) > 0 {
@@ -229,8 +235,12 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 			tick = now
 			w.cond.Tick()
 		}
-		runtime.Gosched()
-		if now-news > patience || !r.parallel.Load() {
+		alone := !r.parallel.Load()
+		if now >= turn || alone || sweep && (len(r.list) > 0 || r.news == now) {
+			turn = now + courtesy
+			runtime.Gosched()
+		}
+		if now-news > patience || alone {
 			Yield()
 		}
 	}
