@@ -177,28 +177,29 @@ type offer struct {
 }
 
 // newOffer makes the segment and the doorbells of a connection.
-func newOffer(dir *segment.Dir, base string, g segment.Geometry) (o *offer, err error) {
-	o = &offer{size: g.RingSize, ringer: -1, theirBell: -1, theirRinger: -1}
-	defer func() {
-		if err != nil {
-			o.close()
-		}
-	}()
-	if o.seg, o.id, err = segment.Create(dir, base, g); err != nil {
-		return nil, err
-	}
-	bell, theirRinger, err := doorbell.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	o.theirRinger = theirRinger
-	if o.bell, err = doorbell.NewBell(bell); err != nil {
-		return nil, err
-	}
-	if o.theirBell, o.ringer, err = doorbell.Pipe(); err != nil {
+func newOffer(dir *segment.Dir, base string, g segment.Geometry) (*offer, error) {
+	o := &offer{size: g.RingSize, ringer: -1, theirBell: -1, theirRinger: -1}
+	if err := o.make(dir, base, g); err != nil {
+		o.close()
 		return nil, err
 	}
 	return o, nil
+}
+
+func (o *offer) make(dir *segment.Dir, base string, g segment.Geometry) (err error) {
+	if o.seg, o.id, err = segment.Create(dir, base, g); err != nil {
+		return err
+	}
+	bell, theirRinger, err := doorbell.Pipe()
+	if err != nil {
+		return err
+	}
+	o.theirRinger = theirRinger
+	if o.bell, err = doorbell.NewBell(bell); err != nil {
+		return err
+	}
+	o.theirBell, o.ringer, err = doorbell.Pipe()
+	return err
 }
 
 // send hands the acceptor's end over sock and returns the stream of our own.
@@ -207,14 +208,16 @@ func (o *offer) send(sock int, addr Addr, peer cred, busyPoll time.Duration) (*s
 	if err := unix.Sendmsg(sock, hello, unix.UnixRights(o.seg.File(), o.theirRinger, o.theirBell), nil, unix.MSG_NOSIGNAL); err != nil {
 		return nil, os.NewSyscallError("sendmsg", err)
 	}
-	seg := o.seg
+	o.seg.HandedOver()
+	s := newStream(addr, peer, o.seg, o.size, o.bell, doorbell.NewRinger(o.ringer), busyPoll)
+	if err := s.connect(mem(o.seg.RingB()), mem(o.seg.RingA())); err != nil {
+		return nil, err
+	}
 	o.seg = nil
-	seg.HandedOver()
-	s := newStream(addr, peer, seg, o.size, o.bell, doorbell.NewRinger(o.ringer), busyPoll)
-	return s, s.connect(mem(seg.RingB()), mem(seg.RingA()))
+	return s, nil
 }
 
-// close closes the acceptor's ends, which it has by now, and, if nothing was sent, ours.
+// close closes the acceptor's ends, and ours unless they are the stream's.
 func (o *offer) close() {
 	closeAll([]int{o.theirBell, o.theirRinger})
 	if o.seg == nil {

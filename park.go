@@ -10,6 +10,7 @@ import (
 
 func (d *side) init(s *stream, other *side, cond wait.Condition, own, peer *ring.End) {
 	d.s, d.other = s, other
+	d.held.Init()
 	d.cond = cond
 	d.waiter = wait.NewWaiter(cond)
 	d.own, d.peer = own, peer

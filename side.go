@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"shmconn/internal/dekker"
 	"shmconn/internal/ring"
 	"shmconn/internal/wait"
 )
@@ -23,12 +24,11 @@ const (
 	flagBroken              // the segment is corrupt
 )
 
-// The bits of side.word.
+// The bits of side.word: what is wanted of who has the side, and who else is in it.
 const (
-	wordHeld    = 1 << iota // a call has the side
-	wordQueued              // others wait for it
+	wordQueued  = 1 << iota // others wait for it
 	wordShut                // hang up when it is given back
-	wordClosed              // hang up, and retire, when everybody is out
+	wordClosed              // nobody takes it any more; hang up, and retire, when everybody is out
 	wordRetired             // nobody gets in any more
 	wordGuest               // and above: how many callers keep the memory mapped
 )
@@ -39,8 +39,9 @@ type side struct {
 	s     *stream
 	other *side
 
-	// Who may act. Getting the side and giving it back is one atomic step each
-	// as long as nobody else wants something.
+	// Who may act. Whoever stores into word looks at held then, and whoever gives held
+	// back looks at word then: see settle.
+	held  dekker.Flag // a call has the side
 	word  atomic.Uint32
 	mu    sync.Mutex // guards queue
 	queue []*ticket
@@ -76,40 +77,25 @@ type ticket struct {
 // lock takes the side, and waits while another call has it. Whoever has it keeps
 // the memory mapped.
 func (d *side) lock() error {
-	if d.word.CompareAndSwap(0, wordHeld) {
+	if !d.held.Take() {
+		return d.queueUp()
+	}
+	if d.word.Load()&wordClosed == 0 {
 		return nil
 	}
-	return d.lockSlow()
+	d.unlock()
+	return net.ErrClosed
 }
 
-func (d *side) lockSlow() error {
-	for {
-		w := d.word.Load()
-		switch {
-		case w&wordClosed != 0:
-			return net.ErrClosed
-		case w&wordHeld == 0:
-			if d.word.CompareAndSwap(w, w|wordHeld) {
-				return nil
-			}
-		default:
-			if t := d.enqueue(w); t != nil {
-				return d.await(t)
-			}
-		}
-	}
-}
-
-// enqueue appends a ticket while the side is held as w says.
-func (d *side) enqueue(w uint32) *ticket {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.word.CompareAndSwap(w, w|wordQueued) {
-		return nil
-	}
+// queueUp waits until the side is handed to the caller.
+func (d *side) queueUp() error {
 	t := &ticket{look: make(chan struct{}, 1)}
+	d.mu.Lock()
 	d.queue = append(d.queue, t)
-	return t
+	d.word.Or(wordQueued)
+	d.mu.Unlock()
+	d.settle()
+	return d.await(t)
 }
 
 // await waits for the side to be granted. The deadline and Close end it.
@@ -136,43 +122,56 @@ func (d *side) await(t *ticket) error {
 
 // tryLock takes the side if that needs no wait.
 func (d *side) tryLock() bool {
-	for {
-		w := d.word.Load()
-		if w&(wordHeld|wordClosed) != 0 {
-			return false
-		}
-		if d.word.CompareAndSwap(w, w|wordHeld) {
-			return true
-		}
+	if !d.held.Take() {
+		return false
 	}
+	if d.word.Load()&wordClosed == 0 {
+		return true
+	}
+	d.unlock()
+	return false
 }
 
-// unlock gives the side back: to who waits for it, or to nobody.
+// unlock gives the side back.
 func (d *side) unlock() {
-	if !d.word.CompareAndSwap(wordHeld, 0) {
-		d.unlockSlow()
+	d.held.Give()
+	if d.word.Load()&(wordQueued|wordShut|wordClosed) != 0 { // sync: turn
+		d.heed()
 	}
 }
 
-func (d *side) unlockSlow() {
+// settle is called by who has just stored into word. What that stands for is done now, or, if a
+// call has the side, when that gives it back.
+func (d *side) settle() {
+	dekker.Barrier() // sync: turn
+	d.heed()
+}
+
+// heed does what is wanted of who has the side, unless somebody has it.
+func (d *side) heed() {
 	for {
 		w := d.word.Load()
-		switch {
-		case w&wordShut != 0:
-			if d.word.CompareAndSwap(w, w&^wordShut) {
+		if w&wordClosed != 0 {
+			d.retire()
+			return
+		}
+		if w&(wordShut|wordQueued) == 0 || !d.held.Take() {
+			return
+		}
+		// As always, who takes the side may touch memory only if it was not closed by then.
+		if d.word.Load()&wordClosed == 0 {
+			if d.word.And(^uint32(wordShut))&wordShut != 0 {
 				d.hangUp()
 			}
-		case w&wordQueued != 0:
 			if d.grant() {
 				return
 			}
-		case d.leave(w, w&^wordHeld):
-			return
 		}
+		d.held.Give()
 	}
 }
 
-// grant hands the side to the first in the queue.
+// grant hands the side, which the caller has, to the first in the queue.
 func (d *side) grant() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -203,50 +202,33 @@ func (d *side) enter() bool {
 }
 
 func (d *side) exit() {
-	for {
-		w := d.word.Load()
-		if d.leave(w, w-wordGuest) {
-			return
-		}
+	if d.word.Add(^uint32(wordGuest-1))&wordClosed != 0 {
+		d.settle()
 	}
 }
 
-// leave changes the word from w to next, and retires the side if it is closed and
-// nobody is left in it. It reports false if the word was not w.
-func (d *side) leave(w, next uint32) bool {
-	last := next&wordClosed != 0 && next&wordRetired == 0 && next&wordHeld == 0 && next < wordGuest
-	if last {
-		next |= wordRetired
-	}
-	if !d.word.CompareAndSwap(w, next) {
-		return false
-	}
-	if last {
-		d.hangUp()
-		d.final = d.total()
-		close(d.retired)
-		d.s.retire()
-	}
-	return true
-}
-
-// setWord sets bit, wordShut or wordClosed, and does at once what it stands for if
-// nobody has the side.
-func (d *side) setWord(bit uint32) {
+// retire ends the side, which is closed, if nobody is in it. It may be called by several at
+// once.
+func (d *side) retire() {
 	for {
 		w := d.word.Load()
-		switch {
-		case w&(wordClosed|bit) != 0:
-			return
-		case bit == wordShut && w&wordHeld == 0:
-			if d.word.CompareAndSwap(w, w|wordHeld) {
-				d.hangUp()
-				d.unlock()
-				return
-			}
-		case d.leave(w, w|bit):
+		if w&wordRetired != 0 || w >= wordGuest || d.held.Taken() {
 			return
 		}
+		if d.word.CompareAndSwap(w, w|wordRetired) {
+			break
+		}
+	}
+	d.hangUp()
+	d.final = d.total()
+	close(d.retired)
+	d.s.retire()
+}
+
+// ask stores bit, wordShut or wordClosed, for who has the side.
+func (d *side) ask(bit uint32) {
+	if d.word.Or(bit)&(wordClosed|bit) == 0 {
+		d.settle()
 	}
 }
 

@@ -367,7 +367,7 @@ func (s *stream) close() error {
 	}
 	s.flush()
 	for _, d := range s.sides() {
-		d.setWord(wordClosed)
+		d.ask(wordClosed)
 	}
 	return nil
 }
@@ -408,7 +408,7 @@ func (s *stream) shut(d *side) error {
 		return net.ErrClosed
 	}
 	d.interrupt(flagShut)
-	d.setWord(wordShut)
+	d.ask(wordShut)
 	return nil
 }
 

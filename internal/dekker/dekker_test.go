@@ -1,0 +1,88 @@
+package dekker
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// TestLitmus has a holder give the flag back and then look at a word, while another
+// goroutine stores that word and then looks at the flag: at least one has to see what the
+// other did. Without the Barrier both miss it every few thousand rounds.
+func TestLitmus(t *testing.T) {
+	if runtime.NumCPU() < 2 || runtime.GOMAXPROCS(0) < 2 {
+		t.Skip("one processor: nothing happens at the same time")
+	}
+	const rounds = 60_000
+	var f Flag
+	f.Init()
+	t.Logf("barrier: %v", registered())
+	var word atomic.Uint32
+	var start, ready atomic.Int64
+	var heldSees, askerSees bool
+	missed := 0
+	var wg sync.WaitGroup
+	wg.Go(func() { // the holder
+		for i := range int64(rounds) {
+			if !f.Take() {
+				t.Error("flag is taken")
+			}
+			ready.Store(i + 1)
+			for start.Load() <= i {
+			}
+			f.Give()
+			heldSees = word.Load() != 0
+			ready.Store(-i - 1)
+			for start.Load() != -i-1 {
+			}
+		}
+	})
+	for i := range int64(rounds) {
+		for ready.Load() != i+1 {
+		}
+		start.Store(i + 1)
+		word.Store(1)
+		Barrier()
+		askerSees = !f.Taken()
+		for ready.Load() != -i-1 {
+		}
+		if !heldSees && !askerSees {
+			missed++
+		}
+		word.Store(0)
+		start.Store(-i - 1)
+	}
+	wg.Wait()
+	if missed > 0 {
+		t.Errorf("both missed the other's store in %d of %d rounds", missed, rounds)
+	}
+}
+
+// TestExclusive has goroutines count under the flag, without anything else that keeps
+// them apart.
+func TestExclusive(t *testing.T) {
+	const goroutines, each = 4, 50_000
+	var f Flag
+	f.Init()
+	n := 0
+	var wg sync.WaitGroup
+	for range goroutines {
+		wg.Go(func() {
+			for range each {
+				for !f.Take() {
+					runtime.Gosched()
+				}
+				n++
+				f.Give()
+			}
+		})
+	}
+	wg.Wait()
+	if n != goroutines*each {
+		t.Errorf("counted to %d, want %d", n, goroutines*each)
+	}
+	if f.Taken() {
+		t.Error("the flag is still taken")
+	}
+}
