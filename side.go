@@ -28,7 +28,7 @@ const (
 const (
 	wordQueued  = 1 << iota // others wait for it
 	wordShut                // hang up when it is given back
-	wordClosed              // nobody takes it any more; hang up, and retire, when everybody is out
+	wordClosed              // nobody takes it any more; retire when everybody is out
 	wordRetired             // nobody gets in any more
 	wordGuest               // and above: how many callers keep the memory mapped
 )
@@ -151,21 +151,16 @@ func (d *side) settle() {
 func (d *side) heed() {
 	for {
 		w := d.word.Load()
-		if w&wordClosed != 0 {
+		if w&wordShut == 0 && w&(wordQueued|wordClosed) != wordQueued || !d.held.Take() {
 			d.retire()
 			return
 		}
-		if w&(wordShut|wordQueued) == 0 || !d.held.Take() {
-			return
+		if d.word.Load()&wordShut != 0 { // so it has not retired, and does not before this is done
+			d.hangUp()
+			d.word.And(^uint32(wordShut))
 		}
-		// As always, who takes the side may touch memory only if it was not closed by then.
-		if d.word.Load()&wordClosed == 0 {
-			if d.word.And(^uint32(wordShut))&wordShut != 0 {
-				d.hangUp()
-			}
-			if d.grant() {
-				return
-			}
+		if d.word.Load()&wordClosed == 0 && d.grant() {
+			return
 		}
 		d.held.Give()
 	}
@@ -207,19 +202,18 @@ func (d *side) exit() {
 	}
 }
 
-// retire ends the side, which is closed, if nobody is in it. It may be called by several at
-// once.
+// retire ends the side if it is closed, has hung up, and nobody is in it. It may be called
+// by several at once.
 func (d *side) retire() {
 	for {
 		w := d.word.Load()
-		if w&wordRetired != 0 || w >= wordGuest || d.held.Taken() {
+		if w&(wordShut|wordClosed|wordRetired) != wordClosed || w >= wordGuest || d.held.Taken() {
 			return
 		}
 		if d.word.CompareAndSwap(w, w|wordRetired) {
 			break
 		}
 	}
-	d.hangUp()
 	d.final = d.total()
 	close(d.retired)
 	d.s.retire()
@@ -227,13 +221,20 @@ func (d *side) retire() {
 
 // ask stores bit, wordShut or wordClosed, for who has the side.
 func (d *side) ask(bit uint32) {
-	if d.word.Or(bit)&(wordClosed|bit) == 0 {
-		d.settle()
+	for {
+		w := d.word.Load()
+		if w&(wordClosed|bit) != 0 {
+			return
+		}
+		if d.word.CompareAndSwap(w, w|bit) {
+			d.settle()
+			return
+		}
 	}
 }
 
-// hangUp tells the peer that this end's position will not move any more. The last
-// call out of the side does it, so that no Close overtakes a Write that will say
+// hangUp tells the peer that this end's position will not move any more. Who has the
+// side does it when it gives that back, so that no Close overtakes a Write that will say
 // it has written.
 func (d *side) hangUp() {
 	if d.s.mute.Load() {

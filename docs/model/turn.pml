@@ -3,7 +3,7 @@
  *
  * Callers take `held` by a LOCKed step and give it back by a plain store, which
  * stays in the store buffer of their processor for a while. A closer sets `shut`
- * (with -DSHUT), and then `closed`. A guest keeps the memory mapped while it
+ * (with -DSHUT once more before), and then `closed`. A guest keeps the memory mapped while it
  * looks. With -DEXPIRE the first caller may leave the queue at any time. Each
  * process has a processor of its own; a barrier empties the buffers of all, as
  * membarrier(2) does.
@@ -93,7 +93,7 @@ inline retire() {
 	:: 1 ->
 		look = WORD;
 		if
-		:: (look & 8) || (look / 16) -> break
+		:: ((look & 14) != 4) || (look / 16) -> break
 		:: else
 		fi;
 		if
@@ -104,8 +104,8 @@ inline retire() {
 			FENCED ->
 			if
 			:: look == WORD ->
-				retired = 1; retirements++; hung = 1;
-				assert(inside == 0 && visiting == 0);
+				retired = 1; retirements++;
+				assert(inside == 0 && visiting == 0 && hung);
 				break
 			:: else
 			fi
@@ -140,31 +140,28 @@ inline heed() {
 	:: 1 ->
 		look = WORD;
 		if
-		:: look & 4 -> retire(); break
-		:: !(look & 7) -> look = 0; break
+		:: !(look & 2) && ((look & 5) != 1) -> retire(); break
 		:: else
 		fi;
 		look = 0;
 		take();
 		if
-		:: !ok -> break
+		:: !ok -> retire(); break
 		:: else -> ok = 0
 		fi;
-#ifdef MUTANT_BLIND
 		if
+		:: shut ->
+			assert(!retired); hung = 1;	/* it touches memory */
+			shut = 0
+		:: !shut
+		fi;
+		if
+#ifdef MUTANT_BLIND
 		:: 1 ->
 #else
-		if
 		:: closed
 		:: !closed ->
 #endif
-			atomic {
-				if
-				:: shut -> shut = 0; assert(!retired); hung = 1
-				:: else
-				fi
-			};
-			assert(!retired);
 			grant();
 			if
 			:: ok -> break
@@ -234,17 +231,30 @@ proctype caller(byte me) {
 	done++
 }
 
+inline ask(it) {
+	atomic {
+		FENCED ->
+		if
+		:: closed || it
+		:: else -> it = 1; look = 1
+		fi
+	};
+	if
+	:: look -> look = 0; settle()
+	:: else
+	fi
+}
+
 proctype closer(byte me) {
 	bool ok;
 	byte n, look, who;
 
 #ifdef SHUT
-	shut = 1;
-	settle();
+	ask(shut);	/* CloseWrite */
 #endif
 	flag = 1;
-	closed = 1;
-	settle();
+	ask(shut);
+	ask(closed);
 	done++
 }
 
@@ -255,7 +265,7 @@ proctype guest(byte me) {
 	if
 	:: atomic { !retired -> guests++; visiting++ };
 		atomic { assert(!retired); visiting-- };
-		atomic { guests--; look = closed };
+		atomic { FENCED -> guests--; look = closed };
 		if
 		:: look -> look = 0; settle()
 		:: else
