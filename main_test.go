@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log"
 	"net"
 	"os"
 	"os/exec"
@@ -26,6 +27,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"shmconn"
 )
@@ -130,8 +133,8 @@ func sweepDirs() {
 	}
 }
 
-// leftovers lists goroutines, descriptors, mappings and names of files that
-// the tests should not have left.
+// leftovers lists goroutines, descriptors, mappings, processes and names of files
+// that the tests should not have left.
 func leftovers(dir string, before map[string]int) (left []string) {
 	for i, g := range goroutines() {
 		if i == 0 || strings.Contains(g, "os/signal.") || strings.Contains(g, "runtime/trace.") || strings.Contains(g, "runtime/pprof.") {
@@ -145,6 +148,7 @@ func leftovers(dir string, before map[string]int) (left []string) {
 		}
 	}
 	left = append(left, mappings()...)
+	left = append(left, processes(dir)...)
 	for _, f := range listDir(dir) {
 		left = append(left, "file: "+filepath.Join(dir, f))
 	}
@@ -198,6 +202,36 @@ func mappings() (lines []string) {
 		}
 	}
 	return lines
+}
+
+// processes lists the children of this process, also those that have ended and were
+// not waited for, and the descendants of its helpers, which have dir in their
+// environment.
+func processes(dir string) (list []string) {
+	for _, pid := range listDir("/proc") {
+		if n, err := strconv.Atoi(pid); err != nil || n == os.Getpid() {
+			continue
+		}
+		environ, _ := os.ReadFile("/proc/" + pid + "/environ") // of a process that has ended it is empty
+		state, parent := processState(pid)
+		if parent == os.Getpid() || slices.Contains(strings.Split(string(environ), "\x00"), "SHMCONN_DIR="+dir) {
+			name, _ := os.ReadFile("/proc/" + pid + "/comm")
+			list = append(list, fmt.Sprintf("process: %s, %s, state %s", pid, bytes.TrimSpace(name), state))
+		}
+	}
+	return list
+}
+
+// processState returns the state of a process, or of a thread as "PID/task/TID", and
+// who its parent is; "" if there is no such process.
+func processState(pid string) (state string, parent int) {
+	stat, _ := os.ReadFile("/proc/" + pid + "/stat")
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // the name can be anything
+	if len(f) < 2 {
+		return "", 0
+	}
+	parent, _ = strconv.Atoi(f[1])
+	return f[0], parent
 }
 
 func listDir(dir string) []string {
@@ -602,17 +636,25 @@ func startHelper(t testing.TB, role string, s shape, env ...string) *helper {
 
 func startBinary(t testing.TB, exe string, cred *syscall.Credential, role string, s shape, env ...string) *helper {
 	t.Helper()
+	cmd := exec.Command(exe)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	return startCommand(t, cmd, role, s, env...)
+}
+
+// startCommand is startHelper for a command that is this binary.
+func startCommand(t testing.TB, cmd *exec.Cmd, role string, s shape, env ...string) *helper {
+	t.Helper()
 	js, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &helper{t: t, cmd: exec.Command(exe)}
+	h := &helper{t: t, cmd: cmd}
 	h.cmd.Env = append(os.Environ(), roleEnv+"="+role, shapeEnv+"="+string(js))
 	h.cmd.Env = append(h.cmd.Env, "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0")
 	h.cmd.Env = append(h.cmd.Env, env...)
 	h.cmd.Dir = "/"
 	h.cmd.Stderr = os.Stderr
-	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: cred}
+	h.cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	h.stdin, err = h.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -688,18 +730,24 @@ func (h *helper) kill() {
 	h.wait()
 }
 
+// fail tells the helper to end in a way that is a failure, and returns when it is gone.
+func (h *helper) fail(how string) {
+	h.t.Helper()
+	h.dead = true
+	h.send("%s", how)
+	if err := h.wait(); err == nil {
+		h.t.Errorf("helper, told to %s, ended well", how)
+	}
+}
+
 // stop ends the helper's running with SIGSTOP and returns when all of its
 // threads stand still.
 func (h *helper) stop() {
 	h.signal(syscall.SIGSTOP)
 	eventually(func() bool {
-		tasks := fmt.Sprintf("/proc/%d/task/", h.pid)
-		for _, tid := range listDir(tasks) {
-			stat, err := os.ReadFile(tasks + tid + "/stat")
-			if err != nil {
-				return false
-			}
-			if i := bytes.LastIndexByte(stat, ')'); !bytes.HasPrefix(stat[i+1:], []byte(" T")) {
+		tasks := fmt.Sprintf("%d/task/", h.pid)
+		for _, tid := range listDir("/proc/" + tasks) {
+			if state, _ := processState(tasks + tid); state != "T" {
 				return false
 			}
 		}
@@ -826,6 +874,30 @@ func agent(s shape, in *bufio.Scanner) {
 			continue
 		case "return": // from main, without Close
 			return
+		case "os.Exit", "panic", "log.Fatal": // likewise
+			unix.Dup2(int(os.Stdin.Fd()), 2) // what it says is of no interest
+			switch f[0] {
+			case "os.Exit":
+				os.Exit(3)
+			case "panic":
+				panic("asked to")
+			}
+			log.Fatal("asked to")
+		case "child": // which lives until the input ends
+			child := exec.Command("/bin/cat")
+			child.Stdin = os.Stdin
+			if err = child.Start(); err == nil {
+				fmt.Println(child.Process.Pid)
+				continue
+			}
+		case "watch": // connection: waits in a Read, and says when that ended
+			i := num(1)
+			var at int64
+			ended := blocked(conns[i], func() { _, err = conns[i].Read(make([]byte, 8)); at = monotonic() })
+			fmt.Println("waiting")
+			<-ended
+			fmt.Println(class(err), at)
+			continue
 		case "exec": // the process goes on as another program, without Close
 			err = syscall.Exec("/bin/cat", []string{"cat"}, nil)
 		default:
@@ -836,6 +908,13 @@ func agent(s shape, in *bufio.Scanner) {
 	if l != nil {
 		l.Close()
 	}
+}
+
+// monotonic returns the time in nanoseconds as all processes have it.
+func monotonic() int64 {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	return ts.Nano()
 }
 
 // relay joins connections two and two: what goes into one comes out of the

@@ -55,7 +55,7 @@ func joinHelper(t *testing.T, s shape, h *helper) *shmconn.Conn {
 
 // wantDead checks what every call on c returns once the peer has died and all
 // that it wrote was read.
-func wantDead(t *testing.T, c *shmconn.Conn) {
+func wantDead(t testing.TB, c *shmconn.Conn) {
 	t.Helper()
 	buf := make([]byte, 8)
 	for range 2 {
@@ -192,6 +192,9 @@ func TestLastWords(t *testing.T) {
 		{"kill -9", func(h *helper) { h.kill() }, "read ECONNRESET"},
 		{"return from main", func(h *helper) { h.send("return"); h.wait() }, "read ECONNRESET"},
 		{"exec", func(h *helper) { h.send("exec"); h.stdin.Close(); h.wait() }, "read ECONNRESET"},
+		{"os.Exit", func(h *helper) { h.fail("os.Exit") }, "read ECONNRESET"},
+		{"panic", func(h *helper) { h.fail("panic") }, "read ECONNRESET"},
+		{"log.Fatal", func(h *helper) { h.fail("log.Fatal") }, "read ECONNRESET"},
 		{"Close", func(h *helper) { h.do("close 0") }, "EOF"},
 		{"CloseWrite", func(h *helper) { h.do("closewrite 0") }, "EOF"},
 		{"Close, return", func(h *helper) { h.do("close 0"); h.send("return"); h.wait() }, "EOF"},
@@ -405,7 +408,7 @@ func TestDialStopped(t *testing.T) {
 
 // reclaim takes over the name that a process which was killed has left, and gives
 // it up.
-func reclaim(t *testing.T, name string) {
+func reclaim(t testing.TB, name string) {
 	t.Helper()
 	l, err := shmconn.Listen(name)
 	if err != nil {

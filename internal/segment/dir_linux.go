@@ -2,6 +2,7 @@ package segment
 
 import (
 	"fmt"
+	"hash/fnv"
 	"io"
 	"os"
 	"path/filepath"
@@ -46,6 +47,14 @@ func (d *Dir) OpenSocket(base string) (fd int, path string, err error) {
 
 func socketName(base string) string { return Prefix + base + "@sock" }
 
+// draftPrefix is what the name of base's socket starts with until that is ready. It has
+// a hash in it because base can be too long for a socket's address.
+func draftPrefix(base string) string {
+	h := fnv.New64a()
+	h.Write([]byte(base))
+	return fmt.Sprintf("%s@%016x", Prefix, h.Sum64())
+}
+
 // sameFile reports whether name in the directory dir is the file behind fd.
 func sameFile(dir int, name string, fd int) bool {
 	var a, b unix.Stat_t
@@ -84,8 +93,9 @@ func lockFor(fd int, d time.Duration) error {
 	}
 }
 
-// sweep removes the connection segments of base that a killed dialer of the caller's
-// user has left: those which nobody has locked.
+// sweep removes what killed processes of the caller's user have left of base: the
+// connection segments that nobody has locked, and sockets that were not ready yet. The
+// caller has the name, so that nobody else is making one of these.
 func (d *Dir) sweep(base string) {
 	f, err := os.Open(d.path)
 	if err != nil {
@@ -94,18 +104,31 @@ func (d *Dir) sweep(base string) {
 	defer f.Close()
 	names, _ := f.Readdirnames(-1)
 	for _, name := range names {
-		if id, ok := strings.CutPrefix(name, Prefix+base+"@"); !ok || len(id) != 2*len(ID{}) {
-			continue
+		if id, ok := strings.CutPrefix(name, Prefix+base+"@"); ok && len(id) == 2*len(ID{}) {
+			d.sweepConn(name)
+		} else if strings.HasPrefix(name, draftPrefix(base)) {
+			d.sweepDraft(name)
 		}
-		fd, err := unix.Openat(d.fd, name, unix.O_RDWR|openFlags, 0)
-		if err != nil {
-			continue
-		}
-		var st unix.Stat_t
-		if unix.Fstat(fd, &st) == nil && st.Uid == uint32(os.Geteuid()) && lock(fd) == nil {
-			unlinkIfSame(d.fd, name, fd)
-		}
-		unix.Close(fd)
+	}
+}
+
+func (d *Dir) sweepConn(name string) {
+	fd, err := unix.Openat(d.fd, name, unix.O_RDWR|openFlags, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil && st.Uid == uint32(os.Geteuid()) && lock(fd) == nil {
+		unlinkIfSame(d.fd, name, fd)
+	}
+}
+
+func (d *Dir) sweepDraft(name string) {
+	var st unix.Stat_t
+	if unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil &&
+		st.Mode&unix.S_IFMT == unix.S_IFSOCK && st.Uid == uint32(os.Geteuid()) {
+		unix.Unlinkat(d.fd, name, 0)
 	}
 }
 

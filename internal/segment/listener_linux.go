@@ -182,7 +182,7 @@ func (l *Listener) listen() (_ int, err error) {
 	}()
 	var random [8]byte
 	rand.Read(random[:])
-	draft := Prefix + "@" + hex.EncodeToString(random[:])
+	draft := draftPrefix(l.Base) + hex.EncodeToString(random[:])
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", l.Dir.fd, draft)}); err != nil {
 		return -1, os.NewSyscallError("bind", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -990,8 +991,8 @@ func TestSomebodyElses(t *testing.T) {
 	})
 }
 
-// TestSweep checks which segments go when a name is taken: the caller's own that
-// nobody has locked, of this very name.
+// TestSweep checks what goes when a name is taken: the caller's own segments that
+// nobody has locked, and sockets that were not ready, of this very name.
 func TestSweep(t *testing.T) {
 	d := tempDir(t)
 	id := strings.Repeat("0123456789abcdef", 2)
@@ -1030,6 +1031,21 @@ func TestSweep(t *testing.T) {
 	} else {
 		t.Log("not root: no segment of another user among them")
 	}
+	socket := func(name string) string {
+		path := filepath.Join(d.path, name)
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.(*net.UnixListener).SetUnlinkOnClose(false)
+		l.Close()
+		t.Cleanup(func() { os.Remove(path) })
+		return name
+	}
+	gone = append(gone, socket(draftPrefix("feed")+"0123456789abcdef"))
+	want = append(want,
+		socket(draftPrefix("feed2")+"0123456789abcdef"),
+		make(draftPrefix("feed")+"1123456789abcdef"))
 	announce(t, d, "feed")
 	got := list(t, d.path)
 	for _, name := range want {
