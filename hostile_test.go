@@ -3,6 +3,9 @@
 package shmconn_test
 
 import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"math"
@@ -10,9 +13,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +26,8 @@ import (
 
 	"shmconn"
 )
+
+func init() { helpers["vandal"] = vandal }
 
 // TestHostileWords stores into the shared words what a peer may not, before a call
 // and while it waits.
@@ -448,4 +456,464 @@ func TestFlood(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// A tally is what came of many calls, of many goroutines.
+type tally struct {
+	t     testing.TB
+	calls atomic.Int64
+	over  atomic.Int64 // nanoseconds that a call has outlasted its deadline, at the most
+
+	mu   sync.Mutex
+	ends map[string]int // how often a direction of a connection has ended how
+}
+
+// final are the errors after which a connection, or a direction of it, is of no more use.
+var final = []string{"closed", "EOF", "EPIPE", "ECONNRESET", "corrupt"}
+
+// ended fails unless err is one of those that a peer may cause, and reports whether there
+// is nothing more to come. It counts the first such error.
+func (y *tally) ended(what string, err error, first bool) bool {
+	if err == nil {
+		return false
+	}
+	outcome(y.t, "shm", err)
+	c, _, _ := strings.Cut(class(err), " ")
+	if !slices.Contains(final, c) {
+		if c != "timeout" {
+			y.t.Errorf("%s: %v", what, err)
+		}
+		return false
+	}
+	if first {
+		y.mu.Lock()
+		defer y.mu.Unlock()
+		y.ends[c]++
+	}
+	return true
+}
+
+func (y *tally) String() string {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	var ends []string
+	for _, c := range final {
+		ends = append(ends, fmt.Sprintf("%s %d", c, y.ends[c]))
+	}
+	return fmt.Sprintf("%d calls; directions ended: %s; %v after the deadline at the most",
+		y.calls.Load(), strings.Join(ends, ", "), time.Duration(y.over.Load()).Round(10*time.Microsecond))
+}
+
+// A prober makes all the calls that a Conn has, in one direction, at random, and holds
+// what they return against what is so whatever the peer does.
+type prober struct {
+	*tally
+	c    *shmconn.Conn
+	rnd  *rand.Rand
+	file *os.File // a regular one, to copy from or to
+	size int      // of a ring
+}
+
+// timed calls f after it has set a deadline, mostly, and looks whether f keeps it.
+func (p *prober) timed(set func(time.Time) error, f func() error) error {
+	var deadline time.Time
+	if p.rnd.IntN(4) > 0 {
+		deadline = time.Now().Add(time.Duration(p.rnd.IntN(2000)) * time.Microsecond)
+	}
+	if err := set(deadline); err != nil {
+		return err
+	}
+	p.calls.Add(1)
+	err := f()
+	if over := time.Since(deadline); !deadline.IsZero() && over > 0 {
+		if over > 10*time.Second {
+			p.t.Errorf("a call outlasted its deadline by %v", over)
+		}
+		for old := p.over.Load(); int64(over) > old && !p.over.CompareAndSwap(old, int64(over)); old = p.over.Load() {
+		}
+	}
+	return err
+}
+
+// count fails unless n is from 0 to most.
+func (p *prober) count(what string, n, most int, err error) {
+	if n < 0 || n > most {
+		p.t.Errorf("%s of %d = %d, %v", what, most, n, err)
+	}
+}
+
+const (
+	canary = 0xA5 // what is in buffers beyond their end
+	more   = 4    // calls that a prober makes when nothing more is to come
+)
+
+// reads makes calls that read until there is nothing more to come, and some more.
+func (p *prober) reads() {
+	for left := more; left > 0; {
+		k := 1 + p.rnd.IntN(p.size/2)
+		buf := bytes.Repeat([]byte{canary}, k+16)
+		err := p.timed(p.c.SetReadDeadline, func() (err error) {
+			var n int
+			switch p.rnd.IntN(8) {
+			case 0, 1:
+				n, err = p.c.Read(buf[:k])
+				p.count("Read", n, k, err)
+			case 2:
+				n, err = p.c.TryRead(buf[:k])
+				p.count("TryRead", n, k, err)
+			case 3:
+				var span []byte
+				span, err = p.c.Peek(k)
+				p.count("Peek", len(span), k, err)
+				n = len(span)
+				if err == nil {
+					err = p.c.Guard(func() { copy(buf[:k], span) })
+				}
+				if err == nil {
+					n, err = p.c.Discard(len(span))
+					p.count("Discard", n, k, err)
+				}
+			case 4:
+				n, err = p.c.Discard(k)
+				p.count("Discard", n, k, err)
+			case 5:
+				_, err = p.c.WriteTo(io.Discard)
+			case 6:
+				p.file.Seek(0, io.SeekStart)
+				_, err = p.c.WriteTo(p.file)
+			case 7:
+				p.count("Buffered", p.c.Buffered(), p.size, nil)
+				p.count("RingSize", p.c.Stats().RingSize, p.size, nil)
+			}
+			return err
+		})
+		if i := slices.IndexFunc(buf[k:], func(b byte) bool { return b != canary }); i >= 0 {
+			p.t.Errorf("byte %d of a buffer of %d was written to", k+i, k)
+		}
+		if p.ended("a call that reads", err, left == more) {
+			left--
+		}
+	}
+}
+
+// writes is reads for the other direction.
+func (p *prober) writes() {
+	for left := more; left > 0; {
+		k := 1 + p.rnd.IntN(p.size/2)
+		err := p.timed(p.c.SetWriteDeadline, func() (err error) {
+			var n int
+			switch p.rnd.IntN(8) {
+			case 0, 1:
+				n, err = p.c.Write(make([]byte, k))
+				p.count("Write", n, k, err)
+			case 2:
+				n, err = p.c.TryWrite(make([]byte, k))
+				p.count("TryWrite", n, k, err)
+			case 3:
+				var span []byte
+				if span, err = p.c.Reserve(k); err != nil {
+					break
+				}
+				if len(span) != k {
+					p.t.Errorf("Reserve(%d) returned %d bytes", k, len(span))
+				}
+				if err = p.c.Guard(func() { clear(span) }); err == nil {
+					err = p.c.Commit(p.rnd.IntN(k + 1))
+				}
+			case 4:
+				v := net.Buffers{make([]byte, k), make([]byte, k)}
+				var m int64
+				m, err = p.c.WriteBuffers(&v)
+				p.count("WriteBuffers", int(m), 2*k, err)
+			case 5:
+				var m int64
+				m, err = p.c.ReadFrom(io.LimitReader(zeros{}, int64(k)))
+				p.count("ReadFrom", int(m), k, err)
+			case 6:
+				p.file.Seek(0, io.SeekStart)
+				_, err = p.c.ReadFrom(p.file)
+			case 7:
+				p.count("Available", p.c.Available(), p.size, nil)
+				p.count("RingSize", p.c.Stats().RingSize, p.size, nil)
+			}
+			return err
+		})
+		if p.ended("a call that writes", err, left == more) {
+			left--
+		}
+	}
+}
+
+// probe has both directions of both ends in use until they have all ended, which is when
+// both ends are closed if not before. It closes something after so long, or as long as it
+// takes until all has ended by itself if that is sooner.
+func (y *tally) probe(a, b *shmconn.Conn, size int, seed uint64, files []*os.File, after time.Duration) {
+	var wg sync.WaitGroup
+	for i, c := range []*shmconn.Conn{a, b} {
+		reader := &prober{y, c, rand.New(rand.NewPCG(seed, uint64(2*i))), files[2*i], size}
+		writer := &prober{y, c, rand.New(rand.NewPCG(seed, uint64(2*i+1))), files[2*i+1], size}
+		wg.Go(reader.reads)
+		wg.Go(writer.writes)
+	}
+	over := make(chan struct{})
+	go func() { wg.Wait(); close(over) }()
+	select {
+	case <-over:
+	case <-time.After(after):
+		for _, close := range [][]func() error{
+			{a.Close, b.Close}, {b.CloseWrite, a.Close}, {a.CloseRead, b.Close}, {b.CloseRead, b.CloseWrite, b.Close},
+		}[seed%4] {
+			close()
+		}
+		a.Close()
+		b.Close()
+		<-over
+	}
+	a.Close()
+	b.Close()
+}
+
+// probeFiles returns files for probe.
+func probeFiles(t testing.TB) (files []*os.File) {
+	for range 4 {
+		files = append(files, tempFile(t, make([]byte, 5000)))
+	}
+	return files
+}
+
+// control streams to and fro over a connection of its own until stop is called, which
+// returns how many bytes that were. They come out as they went in.
+func control(t testing.TB) (stop func() int) {
+	a, b := shape{Ring: 8192}.shmPair(t)
+	var wg sync.WaitGroup
+	var over atomic.Bool
+	var total int
+	wg.Go(func() { // what comes in goes back
+		if _, err := io.Copy(b, b); err != nil {
+			t.Errorf("the echo of the control connection: %v", err)
+		}
+		b.CloseWrite()
+	})
+	wg.Go(func() {
+		for n := 1; !over.Load(); n = n*5%(16<<10) + 1 {
+			go a.Write(pattern(total, n))
+			got := make([]byte, n)
+			if _, err := io.ReadFull(a, got); err != nil {
+				t.Errorf("the control connection: %v", err)
+				return
+			}
+			checkPattern(t, got, total)
+			total += n
+			time.Sleep(50 * time.Microsecond) // so that it leaves the processors to others
+		}
+		a.CloseWrite()
+	})
+	return func() int {
+		over.Store(true)
+		wg.Wait()
+		return total
+	}
+}
+
+// The words of the rings' headers.
+var (
+	producers = []int{ringA + produced, ringB + produced}
+	consumers = []int{ringA + consumed, ringB + consumed}
+	positions = append(slices.Clone(producers), consumers...)
+	states    = []int{
+		ringA + consumerParked, ringA + consumerClosed, ringA + producerParked, ringA + producerClosed,
+		ringB + consumerParked, ringB + consumerClosed, ringB + producerParked, ringB + producerClosed,
+	}
+)
+
+// A scrawl stores something where it should not.
+type scrawl struct {
+	name string
+	do   func(m []byte, rnd *rand.Rand) (off, n int)
+}
+
+var scrawls = []scrawl{
+	{"ring bytes", func(m []byte, rnd *rand.Rand) (int, int) {
+		off := os.Getpagesize() + rnd.IntN(len(m)-os.Getpagesize())
+		m[off] = byte(rnd.Uint32())
+		return off, 1
+	}},
+	{"positions a bit off", func(m []byte, rnd *rand.Rand) (int, int) {
+		off := positions[rnd.IntN(len(positions))]
+		return scrawlWord(m, off, binary.NativeEndian.Uint64(m[off:])+uint64(rnd.IntN(80))-16)
+	}},
+	{"positions exchanged", func(m []byte, rnd *rand.Rand) (int, int) {
+		off := positions[rnd.IntN(len(positions))]
+		return scrawlWord(m, off, binary.NativeEndian.Uint64(m[positions[rnd.IntN(len(positions))]:]))
+	}},
+	{"produced", func(m []byte, rnd *rand.Rand) (int, int) {
+		return scrawlWord(m, producers[rnd.IntN(len(producers))], anyWord(rnd))
+	}},
+	{"consumed", func(m []byte, rnd *rand.Rand) (int, int) {
+		return scrawlWord(m, consumers[rnd.IntN(len(consumers))], anyWord(rnd))
+	}},
+	{"consumed, a bit off", func(m []byte, rnd *rand.Rand) (int, int) {
+		off := consumers[rnd.IntN(len(consumers))]
+		return scrawlWord(m, off, binary.NativeEndian.Uint64(m[off:])+uint64(rnd.IntN(80))-16)
+	}},
+	{"parked", func(m []byte, rnd *rand.Rand) (int, int) {
+		off := states[rnd.IntN(len(states))] &^ 8 // parked is just before closed
+		return scrawlWord(m, off, anyWord(rnd))
+	}},
+	{"parked and closed", func(m []byte, rnd *rand.Rand) (int, int) {
+		return scrawlWord(m, states[rnd.IntN(len(states))], uint64(rnd.IntN(4)))
+	}},
+	{"closed, seldom", func(m []byte, rnd *rand.Rand) (int, int) {
+		off := states[rnd.IntN(len(states))] | 8
+		return scrawlWord(m, off, uint64(rnd.IntN(2000)/1999))
+	}},
+	{"the header", func(m []byte, rnd *rand.Rand) (int, int) {
+		return scrawlWord(m, rnd.IntN(os.Getpagesize()/8)*8, anyWord(rnd))
+	}},
+}
+
+// scrawlWord stores a word and returns where.
+func scrawlWord(m []byte, off int, word uint64) (int, int) {
+	binary.NativeEndian.PutUint64(m[off:], word)
+	return off, 8
+}
+
+// anyWord returns a number of any size, near zero from above or below more often than not.
+func anyWord(rnd *rand.Rand) uint64 {
+	v := rnd.Uint64() >> rnd.IntN(64)
+	if rnd.IntN(3) == 0 {
+		v = -v
+	}
+	return v
+}
+
+// vandal is a process that stores garbage into segments. Its orders are "go FILE KIND
+// PAUSE SEED", answered once it has begun, "halt", answered by how often it has stored
+// something since, and "hit", answered by how many bytes of the last segment's header, of
+// how many, and of its rings it has ever stored into.
+func vandal(s shape, in *bufio.Scanner) {
+	var hit []bool
+	var m []byte
+	var stop atomic.Bool
+	done := make(chan int)
+	for in.Scan() {
+		switch f := strings.Fields(in.Text()); f[0] {
+		case "go":
+			var err error
+			if m, err = mapFile(f[1]); err != nil {
+				fmt.Println(err)
+				continue
+			}
+			if hit == nil {
+				hit = make([]bool, len(m))
+			}
+			kind, _ := strconv.Atoi(f[2])
+			pause, _ := strconv.Atoi(f[3])
+			seed, _ := strconv.ParseUint(f[4], 10, 64)
+			stop.Store(false)
+			begun := make(chan bool)
+			go func() { done <- scribble(m, hit, kind, pause, seed, begun, &stop) }()
+			<-begun
+			fmt.Println("ok")
+		case "halt":
+			stop.Store(true)
+			fmt.Println(<-done)
+			unix.Munmap(m)
+		case "hit":
+			page := os.Getpagesize()
+			header, rings := 0, 0
+			for i, yes := range hit {
+				switch {
+				case yes && i < page:
+					header++
+				case yes:
+					rings++
+				}
+			}
+			fmt.Println(header, page, rings, len(hit)-page)
+		}
+	}
+}
+
+func mapFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+}
+
+// scribble stores garbage of a kind, or of all if there is no such, until stop says so, and
+// returns how often. Between two stores it lets so many numbers go by.
+func scribble(m []byte, hit []bool, kind, pause int, seed uint64, begun chan bool, stop *atomic.Bool) (n int) {
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for ; !stop.Load(); n++ {
+		k := kind
+		if k >= len(scrawls) {
+			k = rnd.IntN(len(scrawls))
+		}
+		off, length := scrawls[k].do(m, rnd)
+		for i := range length {
+			hit[off+i] = true
+		}
+		if n == 0 {
+			close(begun)
+		}
+		for range pause {
+			rnd.Uint64()
+		}
+	}
+	return n
+}
+
+// TestVandal has a third process store garbage into connections all the time that all
+// calls are made at both ends. What a call returns can be garbage, and most connections
+// are soon found to be damaged; nothing worse comes of it, and nothing anywhere else.
+func TestVandal(t *testing.T) {
+	const size = 4096
+	conns, stores := 150, 1_000_000
+	if *long {
+		conns, stores = 20_000, 100_000_000
+	}
+	rnd := seeded(t)
+	h := startHelper(t, "vandal", shape{})
+	files := probeFiles(t)
+	stop := control(t)
+	all := &tally{t: t, ends: make(map[string]int)}
+	goroutines, fds := runtime.NumGoroutine(), openDescriptors()
+	n, stored := 0, 0
+	start := time.Now()
+	for ; n < conns || stored < stores; n++ {
+		s := shape{Ring: size}.poll([]time.Duration{0, pollAlways, pollNever}[n%3])
+		a, b, seg := segmentIn(t, os.Getenv("SHMCONN_DIR"), s)
+		kind, pause := n%(len(scrawls)+1), []int{0, 0, 20, 1000}[rnd.IntN(4)]
+		h.do("go /proc/%d/fd/%d %d %d %d", os.Getpid(), seg.Fd(), kind, pause, rnd.Uint64())
+		all.probe(a, b, size, rnd.Uint64(), files, 4*time.Millisecond)
+		m, err := strconv.Atoi(h.call("halt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored += m
+		seg.Close()
+		if t.Failed() {
+			t.Fatalf("it was connection %d, with %v, kind of garbage %d, pause %d", n, s, kind, pause)
+		}
+	}
+	took := time.Since(start)
+	var header, page, rings, of int
+	fmt.Sscan(h.call("hit"), &header, &page, &rings, &of)
+	t.Logf("figure: garbage from a third process: %d stores (into %d of %d header bytes, %d of %d ring bytes) on %d connections in %v: %v; control connection: %d bytes verified",
+		stored, header, page, rings, of, n, took.Round(100*time.Millisecond), all, stop())
+	if header != page || rings != of {
+		t.Errorf("it has missed %d bytes of the header and %d of the rings", page-header, of-rings)
+	}
+	if all.ends["corrupt"] == 0 {
+		t.Error("nothing was found to be damaged: the garbage misses")
+	}
+	eventually(func() bool { return runtime.NumGoroutine() <= goroutines && openDescriptors() <= fds })
 }
