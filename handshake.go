@@ -33,6 +33,8 @@ const (
 	introductionTimeout = 2 * time.Second // for a dialer that has connected to say something
 	maxIntroductions    = 64              // that have connected and said nothing yet
 
+	maxSends = 16 // of an introduction, by a dialer that was dropped before
+
 	attachPatience = 50 * time.Millisecond // for the kernel to say what was sent
 	maxAttachments = 16                    // of a user that are under way
 )
@@ -70,7 +72,7 @@ func dial(ctx context.Context, d *Dialer, name string) (*Conn, error) {
 	if err != nil {
 		return nil, refused(err)
 	}
-	defer unix.Close(sock)
+	defer func() { unix.Close(sock) }()
 	peer, err := peerCred(sock)
 	if err != nil {
 		return nil, err
@@ -82,7 +84,24 @@ func dial(ctx context.Context, d *Dialer, name string) (*Conn, error) {
 	if info, err = segment.Lookup(dir, base); err != nil {
 		return nil, refused(err)
 	}
-	s, err := introduce(sock, dir, base, info.Geometry, d.BusyPoll, Addr{name}, peer)
+	// A listener with too many silent dialers drops the eldest, which can be this one: to
+	// make the segment takes its time. It is there when it is dialed again.
+	send := func(message, rights []byte) (err error) {
+		for range maxSends {
+			err = unix.Sendmsg(sock, message, rights, nil, unix.MSG_NOSIGNAL)
+			if err != unix.EPIPE && err != unix.ECONNRESET {
+				break
+			}
+			again, err := connect(ctx, path)
+			if err != nil {
+				return err
+			}
+			unix.Close(sock)
+			sock = again
+		}
+		return os.NewSyscallError("sendmsg", err)
+	}
+	s, err := introduce(send, dir, base, info.Geometry, d.BusyPoll, Addr{name}, peer)
 	if err != nil {
 		return nil, refused(err)
 	}
@@ -143,8 +162,8 @@ func peerCred(sock int) (cred, error) {
 	return cred{u.Pid, u.Uid, u.Gid}, nil
 }
 
-// introduce makes the segment and the doorbells, and sends them over sock.
-func introduce(sock int, dir *segment.Dir, base string, g segment.Geometry, busyPoll time.Duration, addr Addr, peer cred) (_ *stream, err error) {
+// introduce makes the segment and the doorbells, and has them sent.
+func introduce(send func(message, rights []byte) error, dir *segment.Dir, base string, g segment.Geometry, busyPoll time.Duration, addr Addr, peer cred) (_ *stream, err error) {
 	var undo []func()
 	defer func() {
 		if err != nil {
@@ -176,8 +195,8 @@ func introduce(sock int, dir *segment.Dir, base string, g segment.Geometry, busy
 	defer unix.Close(theirBell)
 
 	hello := append([]byte(helloMagic), id[:]...)
-	if err := unix.Sendmsg(sock, hello, unix.UnixRights(seg.File(), theirRinger, theirBell), nil, unix.MSG_NOSIGNAL); err != nil {
-		return nil, os.NewSyscallError("sendmsg", err)
+	if err := send(hello, unix.UnixRights(seg.File(), theirRinger, theirBell)); err != nil {
+		return nil, err
 	}
 	seg.HandedOver()
 	s := newStream(addr, peer, seg, g.RingSize, bell, doorbell.NewRinger(ringer), busyPoll)
