@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -361,6 +362,7 @@ func TestRubbish(t *testing.T) {
 		instead("a device to listen to", 2, func(t *testing.T, _ *rawPeer) int { return open(t, "/dev/zero", unix.O_RDONLY) }),
 		instead("the segment to listen to", 2, func(t *testing.T, p *rawPeer) int { return p.seg }),
 		instead("a directory as the segment", 0, func(t *testing.T, _ *rawPeer) int { return open(t, "/", unix.O_RDONLY) }),
+		instead("/dev/zero as the segment", 0, func(t *testing.T, _ *rawPeer) int { return open(t, "/dev/zero", unix.O_RDWR) }),
 		instead("a socket as the segment", 0, func(t *testing.T, _ *rawPeer) int { return socket(t) }),
 		instead("a pipe as the segment", 0, func(t *testing.T, p *rawPeer) int { return p.hisBell }),
 		instead("the listener's socket as the segment", 0, func(t *testing.T, p *rawPeer) int { return p.sock }),
@@ -373,6 +375,13 @@ func TestRubbish(t *testing.T) {
 		header("no magic number", 0, 0, 0, 0, 0, 0, 0, 0, 0),
 		header("another format version", 8, 9),
 		header("another ring size", 16, 0, 0, 1),
+	}
+	for k := range oddDescriptors(t) {
+		for i := range helloDescriptors {
+			both = append(both, instead(fmt.Sprintf("odd descriptor %d in place %d", k, i), i, func(t *testing.T, _ *rawPeer) int {
+				return oddDescriptors(t)[k]
+			}))
+		}
 	}
 	for _, kind := range []struct {
 		shape  shape
@@ -788,8 +797,8 @@ func anyWord(rnd *rand.Rand) uint64 {
 }
 
 // vandal is a process that stores garbage into segments. Its orders are "go FILE KIND
-// PAUSE SEED", answered once it has begun, "halt", answered by how often it has stored
-// something since, and "hit", answered by how many bytes of the last segment's header, of
+// PAUSE SEED" and "ring PIPE", answered once it has begun, "halt", answered by how often it
+// has stored something since, or rung, and "hit", answered by how many bytes of the last segment's header, of
 // how many, and of its rings it has ever stored into.
 func vandal(s shape, in *bufio.Scanner) {
 	var hit []bool
@@ -815,10 +824,22 @@ func vandal(s shape, in *bufio.Scanner) {
 			go func() { done <- scribble(m, hit, kind, pause, seed, begun, &stop) }()
 			<-begun
 			fmt.Println("ok")
+		case "ring":
+			fd, err := unix.Open(f[1], unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+			if err != nil {
+				fmt.Println(err)
+				continue
+			}
+			stop.Store(false)
+			go func() { done <- ring(fd, &stop) }()
+			fmt.Println("ok")
 		case "halt":
 			stop.Store(true)
 			fmt.Println(<-done)
-			unix.Munmap(m)
+			if m != nil {
+				unix.Munmap(m)
+				m = nil
+			}
 		case "hit":
 			page := os.Getpagesize()
 			header, rings := 0, 0
@@ -866,6 +887,17 @@ func scribble(m []byte, hit []bool, kind, pause int, seed uint64, begun chan boo
 		}
 		for range pause {
 			rnd.Uint64()
+		}
+	}
+	return n
+}
+
+// ring fills a pipe until stop says so, and returns how many bytes it has put in.
+func ring(fd int, stop *atomic.Bool) (n int) {
+	defer unix.Close(fd)
+	for bytes := make([]byte, 64); !stop.Load(); {
+		if m, err := unix.Write(fd, bytes); err == nil {
+			n += m
 		}
 	}
 	return n
@@ -969,7 +1001,7 @@ var unrulies = []unruly{
 	}},
 	{"holds leases and locks on what it sends, and all descriptors", 100, true, func(t *processTB, name string, s shape, n int) {
 		p := rawDialer(t, name, s)
-		unix.FcntlInt(uintptr(p.seg), unix.F_SETLEASE, []int{unix.F_WRLCK, unix.F_RDLCK}[n%2])
+		unix.FcntlInt(uintptr(p.seg), unix.F_SETLEASE, unix.F_WRLCK)
 		unix.FcntlFlock(uintptr(p.seg), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
 		unix.Flock(p.seg, unix.LOCK_EX)
 		p.trySay(p.hello())
@@ -1205,4 +1237,142 @@ func echoed(s shape, name string, i int) error {
 		err = fmt.Errorf("answer is %q", got)
 	}
 	return err
+}
+
+// TestDoorbellFlood has a peer ring all the time, for nothing, while calls wait. It costs
+// processor time; what comes in is read, deadlines are kept, and others are served.
+func TestDoorbellFlood(t *testing.T) {
+	rounds := 100
+	if *long {
+		rounds = 20_000
+	}
+	h := startHelper(t, "vandal", shape{})
+	stop := control(t)
+	var figures []string
+	for _, s := range hostileShapes {
+		t.Run("poll="+pollName(s.ListenPoll), func(t *testing.T) {
+			p, c := rawPair(t, s)
+			mustSet(t, c, make([]byte, s.Ring)) // so that a Write has to wait
+			goroutines := runtime.NumGoroutine()
+			before, start := processorTime(), time.Now()
+			h.do("ring /proc/%d/fd/%d", os.Getpid(), p.ringer)
+
+			// Both directions wait, until their deadlines.
+			var late time.Duration
+			for range 5 {
+				deadline := time.Now().Add(20 * time.Millisecond)
+				c.SetDeadline(deadline)
+				var rerr, werr error
+				w := blocked(c, func() { _, werr = c.Write([]byte("x")) })
+				_, rerr = c.Read(make([]byte, 8))
+				<-w
+				if d := time.Since(deadline); d < 0 {
+					t.Errorf("both have ended %v before the deadline", -d)
+				} else {
+					late = max(late, d)
+				}
+				wantErr(t, "Read", rerr, "read timeout")
+				wantErr(t, "Write", werr, "write timeout")
+			}
+			c.SetDeadline(none)
+
+			// What comes in between all the rings is there.
+			var took []time.Duration
+			at := make(chan time.Time)
+			read := make(chan bool)
+			go func() {
+				for range rounds {
+					if n, err := c.Read(make([]byte, 8)); n != 1 || err != nil {
+						t.Errorf("Read = %d, %v", n, err)
+					}
+					at <- time.Now()
+				}
+				close(read)
+			}()
+			for i := range rounds {
+				start := time.Now()
+				p.put(ringA+produced, uint64(i+1))
+				took = append(took, (<-at).Sub(start))
+			}
+			<-read
+
+			// And Close ends a wait.
+			done := blocked(c, func() {
+				_, err := c.Read(make([]byte, 8))
+				wantErr(t, "Read", err, "read closed")
+			})
+			c.Close()
+			<-done
+			n := h.call("halt")
+			busy := float64(processorTime()-before) / float64(time.Since(start))
+			eventually(func() bool { return runtime.NumGoroutine() <= goroutines })
+			slices.Sort(took)
+			figures = append(figures, fmt.Sprintf("poll=%s: %s rings, %.1f processors busy, deadline kept within %v, a byte read after %v in the median, %v at the most",
+				pollName(s.ListenPoll), n, busy, late.Round(10*time.Microsecond), took[len(took)/2].Round(time.Microsecond), took[len(took)-1].Round(time.Microsecond)))
+		})
+	}
+	t.Logf("figure: doorbell flooded: %s; control connection: %d bytes verified", strings.Join(figures, "; "), stop())
+}
+
+// processorTime returns how long this process has had processors.
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// TestLease has a dialer hold a lease and locks on the segment that it sends. It is
+// accepted and nobody waits for it: not the one who accepts, nor who sweeps what it leaves.
+func TestLease(t *testing.T) {
+	const patience = 10 * time.Second // a lease is broken after 45
+	for _, tt := range []struct {
+		name string
+		hold func(fd int) error
+	}{
+		{"a lease", func(fd int) error {
+			_, err := unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_WRLCK)
+			return err
+		}},
+		{"a lock", func(fd int) error {
+			return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+		}},
+		{"a lock of the process", func(fd int) error {
+			return unix.FcntlFlock(uintptr(fd), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+		}},
+		{"a flock", func(fd int) error { return unix.Flock(fd, unix.LOCK_EX) }},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
+			s := shape{Ring: 4096}
+			name := newName()
+			l := s.mustListen(t, name)
+			start := time.Now()
+			p := rawDialer(t, name, s)
+			if err := tt.hold(p.seg); err != nil {
+				t.Fatal(err)
+			}
+			p.say(p.hello()) // and keeps all that it has sent
+			c := mustAccept(t, l)
+			p.put(ringA+produced, 5)
+			p.knock()
+			if n, err := c.Read(make([]byte, 8)); n != 5 || err != nil {
+				t.Errorf("Read = %d, %v", n, err)
+			}
+			c.Close()
+			p.handOver()
+			p.dropped()
+
+			// One that nobody takes, and that is there when the name is taken again.
+			q := rawDialer(t, name, s)
+			if err := tt.hold(q.seg); err != nil {
+				t.Fatal(err)
+			}
+			polite(t, s, l)
+			l.Close()
+			l = s.mustListen(t, name)
+			polite(t, s, l)
+			if d := time.Since(start); d > patience {
+				t.Errorf("it took %v", d)
+			}
+		})
+	}
 }
