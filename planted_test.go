@@ -3,15 +3,324 @@
 package shmconn_test
 
 import (
+	"bytes"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"shmconn"
 )
+
+// A plant is something that somebody has put where the library has its files.
+type plant struct {
+	name    string
+	foreign bool // it is another user's
+	make    func(path string) error
+}
+
+func plantFile(mode fs.FileMode) func(path string) error {
+	return func(path string) error {
+		return errors.Join(os.WriteFile(path, bytes.Repeat([]byte("planted "), 512), 0o600), os.Chmod(path, mode))
+	}
+}
+
+func plantLink(target string) func(path string) error {
+	return func(path string) error { return os.Symlink(target, path) }
+}
+
+func plantFifo(path string) error { return unix.Mkfifo(path, 0o600) }
+
+func plantSocket(path string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	at, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_CLOEXEC, 0) // the path may be too long
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	return unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", at, filepath.Base(path))})
+}
+
+// plants are those that must not be taken for a file of the library's, at whatever name.
+var plants = []plant{
+	{"a link to a file", false, plantLink("../target")},
+	{"a link to a listener's file", false, plantLink("shmconn.genuine")},
+	{"a link to nothing", false, plantLink("../nowhere")},
+	{"a link to a directory", false, plantLink("..")},
+	{"a link to itself", false, func(path string) error { return os.Symlink(filepath.Base(path), path) }},
+	{"a fifo", false, plantFifo},
+	{"a directory", false, func(path string) error { return os.Mkdir(path, 0o700) }},
+	{"a directory with something in it", false, func(path string) error {
+		return errors.Join(os.Mkdir(path, 0o700), os.WriteFile(path+"/file", nil, 0o600))
+	}},
+	{"a device", false, func(path string) error { return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))) }},
+	{"a file that all can write", false, plantFile(0o666)},
+	{"a file that others can write", false, plantFile(0o602)},
+	{"a file that the group can write", false, plantFile(0o620)},
+	{"another user's file", true, plantFile(0o600)},
+	{"another user's file that all can write", true, plantFile(0o666)},
+	{"another user's fifo", true, plantFifo},
+	{"another user's link", true, plantLink("../target")},
+	{"another user's directory", true, func(path string) error { return os.Mkdir(path, 0o777) }},
+}
+
+// put makes the plant, and returns what to compare later. It is to be removed by the
+// caller. Who is not root cannot make all of them: then the test is skipped.
+func (p plant) put(t testing.TB, path string) (before string) {
+	t.Helper()
+	err := p.make(path)
+	if err == nil && p.foreign {
+		err = os.Lchown(path, somebody, somebody)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		os.RemoveAll(path)
+		t.Skipf("not root: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return describe(t, path)
+}
+
+// describe says all there is to say of a file.
+func describe(t testing.TB, path string) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Errorf("what was planted is gone: %v", err)
+		return ""
+	}
+	link, _ := os.Readlink(path)
+	var content []byte
+	var entries []string
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		content, _ = os.ReadFile(path)
+	case unix.S_IFDIR:
+		entries = listDir(path)
+	}
+	return fmt.Sprintf("inode %d, mode %o, owner %d:%d, links %d, size %d, changed %d.%09d, link %q, content %.20q, entries %q",
+		st.Ino, st.Mode, st.Uid, st.Gid, st.Nlink, st.Size, st.Ctim.Sec, st.Ctim.Nsec, link, content, entries)
+}
+
+func wantUntouched(t testing.TB, path, before string) {
+	t.Helper()
+	if now := describe(t, path); now != before {
+		t.Errorf("what was planted is now\n%s\nand was\n%s", now, before)
+	}
+}
+
+// wantRefused fails unless err says what is wrong: that there is no permission, or with
+// which file something is.
+func wantRefused(t testing.TB, what string, err error, file string) {
+	t.Helper()
+	outcome(t, "shm", err)
+	if err == nil || !errors.Is(err, fs.ErrPermission) && !strings.Contains(err.Error(), file+" is not a ") {
+		t.Errorf("%s: got %v, want it to refuse %s", what, err, file)
+	}
+}
+
+// plantDir returns a directory with a file beside it that links may point to, and a
+// genuine listener in it.
+func plantDir(t testing.TB) (dir string, check func()) {
+	t.Helper()
+	parent := t.TempDir()
+	dir = filepath.Join(parent, "dir")
+	target := filepath.Join(parent, "target")
+	if err := errors.Join(os.Mkdir(dir, 0o777), os.WriteFile(target, []byte("target"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	l := shape{Ring: 4096}.mustListen(t, dir+"/genuine")
+	before := describe(t, target)
+	return dir, func() {
+		t.Helper()
+		if now := describe(t, target); now != before {
+			t.Errorf("what a link points to is now\n%s\nand was\n%s", now, before)
+		}
+		if _, err := os.Lstat(filepath.Join(parent, "nowhere")); err == nil {
+			t.Error("what a link to nothing points to is there now")
+		}
+		c := shape{}.mustDial(t, dir+"/genuine")
+		mustAccept(t, l).Close()
+		c.Close()
+	}
+}
+
+// TestPlanted listens and dials where something is that is not the library's.
+func TestPlanted(t *testing.T) {
+	cells := 0
+	for _, file := range []string{"", "@sock"} {
+		for _, p := range append(slices.Clone(plants), plant{"another user's socket", true, plantSocket}, plant{"a socket", false, plantSocket}) {
+			if file == "@sock" && p.name == "a socket" {
+				continue // that can be what a listener has left
+			}
+			t.Run("shmconn.NAME"+file+"/"+strings.ReplaceAll(p.name, " ", "_"), func(t *testing.T) {
+				dir, check := plantDir(t)
+				name := dir + "/feed"
+				own := "shmconn.feed" + file
+				path := filepath.Join(dir, own)
+				before := p.put(t, path)
+				files := listDir(dir)
+
+				l, err := shmconn.Listen(name)
+				if err == nil {
+					l.Close()
+				}
+				wantRefused(t, "Listen", err, own)
+				wantUntouched(t, path, before)
+				if got := listDir(dir); !slices.Equal(got, files) {
+					t.Errorf("Listen has left %q, there were %q", got, files)
+				}
+				cells++
+
+				// A dialer looks at the socket only where a listener's file is.
+				if file == "@sock" {
+					if err := os.Rename(path, path+".away"); err != nil {
+						t.Fatal(err)
+					}
+					l, err := (&shmconn.ListenConfig{RingSize: 4096}).Listen(name)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer l.Close()
+					if err := errors.Join(os.RemoveAll(path), os.Rename(path+".away", path)); err != nil {
+						t.Fatal(err)
+					}
+					before = describe(t, path)
+				}
+				c, err := shmconn.Dial(name)
+				if err == nil {
+					c.Close()
+				}
+				if p.name == "another user's socket" && class(err) == "ECONNREFUSED" {
+					// Nobody listens on it. If somebody did, see TestSquatter.
+				} else {
+					wantRefused(t, "Dial", err, own)
+				}
+				wantUntouched(t, path, before)
+				check()
+				cells++
+			})
+		}
+	}
+	t.Logf("figure: planted: %d kinds x {listener's file, socket}, %d calls of Listen and Dial refused, all left as they were", len(plants)+2, cells)
+}
+
+// TestPlantedLater puts something into the place of a listener's files while it listens.
+// Accept says so, and when it is gone the name is put back.
+func TestPlantedLater(t *testing.T) {
+	t.Parallel()
+	type place struct {
+		what, dir, own, path, before string
+		check                        func()
+		l                            listener
+		a, b                         *shmconn.Conn
+	}
+	s := shape{Ring: 4096}
+	var places []*place
+	for _, file := range []string{"", "@sock"} {
+		for _, p := range plants {
+			t.Run("shmconn.NAME"+file+"/"+strings.ReplaceAll(p.name, " ", "_"), func(sub *testing.T) {
+				// All are there at a time, as each takes a second or two.
+				at := &place{what: p.name + " at shmconn.NAME" + file, own: "shmconn.feed" + file}
+				at.dir, at.check = plantDir(t)
+				at.path = filepath.Join(at.dir, at.own)
+				at.l = s.mustListen(t, at.dir+"/feed")
+				at.a = s.mustDial(t, at.dir+"/feed").(*shmconn.Conn)
+				at.b = mustAccept(t, at.l).(*shmconn.Conn)
+				p.put(sub, at.path+".new")
+				err := unix.Renameat2(unix.AT_FDCWD, at.path+".new", unix.AT_FDCWD, at.path, unix.RENAME_EXCHANGE)
+				if err := errors.Join(err, os.Remove(at.path+".new")); err != nil {
+					sub.Fatal(err)
+				}
+				at.before = describe(sub, at.path)
+				places = append(places, at)
+			})
+		}
+	}
+	for _, at := range places {
+		_, err := at.l.Accept()
+		wantRefused(t, at.what+": Accept", err, at.own)
+		wantUntouched(t, at.path, at.before)
+		wantSound(t, at.a, at.b)
+		if err := os.RemoveAll(at.path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, at := range places {
+		var c conn
+		eventually(func() (ok bool) {
+			var err error
+			c, err = s.dial(at.dir + "/feed")
+			return err == nil
+		})
+		defer c.Close()
+		for { // an error that was on its way may come first
+			d, err := at.l.Accept()
+			if err == nil {
+				d.Close()
+				break
+			}
+			wantRefused(t, at.what+": Accept", err, at.own)
+		}
+		at.check()
+	}
+	t.Logf("figure: planted later: %d of them in the place of a listener's files, Accept said so, connections went on, the name came back", len(places))
+}
+
+// TestPlantedSegments has things at names of connection segments when a name is taken,
+// which is when what was left there is swept away, and when a dialer says such a name.
+func TestPlantedSegments(t *testing.T) {
+	dir, check := plantDir(t)
+	t.Setenv("SHMCONN_DIR", dir)
+	s := shape{Ring: 4096}
+	var paths, before []string
+	for i, p := range append(slices.Clone(plants), plant{"a socket", false, plantSocket}) {
+		t.Run(strings.ReplaceAll(p.name, " ", "_"), func(t *testing.T) {
+			path := filepath.Join(dir, fmt.Sprintf("shmconn.feed@%032x", i))
+			before = append(before, p.put(t, path))
+			paths = append(paths, path)
+		})
+	}
+	stale := filepath.Join(dir, fmt.Sprintf("shmconn.feed@%032x", 1<<20))
+	if err := os.WriteFile(stale, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := s.mustListen(t, "feed")
+	if _, err := os.Lstat(stale); err == nil {
+		t.Error("what a dialer has left is still there, so nothing was swept")
+	}
+	polite(t, s, l)
+	for i, path := range paths {
+		wantUntouched(t, path, before[i])
+		// The descriptor is good, and the name is not of what is behind it.
+		p := rawDialer(t, "feed", s)
+		hex.Decode(p.id[:], []byte(path[len(path)-2*len(p.id):]))
+		p.write(32, p.id[:])
+		p.introduce()
+		mustAccept(t, l).Close()
+		p.dropped()
+	}
+	l.Close()
+	for i, path := range paths {
+		wantUntouched(t, path, before[i])
+	}
+	check()
+	t.Logf("figure: planted at the names of connection segments: %d kinds, each swept past and named by a dialer, all left as they were", len(paths))
+}
 
 // somebodyElse starts a helper as another user, who needs a copy of this binary that
 // he may run.
@@ -151,4 +460,73 @@ func TestSomebodyElse(t *testing.T) {
 		}
 		polite(t, shape{Ring: 4096}, l)
 	})
+}
+
+// TestHardLink has a file of one's own made known by the listener's name, too, as others
+// can do where the kernel lets them: it stays as it is, and the name is taken.
+func TestHardLink(t *testing.T) {
+	dir, check := plantDir(t)
+	own := filepath.Join(dir, "own")
+	if err := os.WriteFile(own, []byte("of value"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(own, filepath.Join(dir, "shmconn.feed")); err != nil {
+		t.Fatal(err)
+	}
+	s := shape{Ring: 4096}
+	l := s.mustListen(t, dir+"/feed")
+	c := s.mustDial(t, dir+"/feed")
+	mustAccept(t, l).Close()
+	c.Close()
+	l.Close()
+	if b, err := os.ReadFile(own); string(b) != "of value" || err != nil {
+		t.Errorf("a file that was linked to a listener's name now has %.20q, %v", b, err)
+	}
+	check()
+}
+
+// TestPlantedLocks has somebody hold locks on a listener's file, from before it listens. A
+// lock for reading, which all may have who may dial, keeps nobody from listening.
+func TestPlantedLocks(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		lock func(fd int) error
+		want string
+	}{
+		{"for reading", func(fd int) error {
+			return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK})
+		}, "ok"},
+		{"for writing", func(fd int) error {
+			return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+		}, "EADDRINUSE"},
+		{"a flock", func(fd int) error { return unix.Flock(fd, unix.LOCK_EX) }, "ok"},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
+			dir, check := plantDir(t)
+			path := filepath.Join(dir, "shmconn.feed")
+			f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if err := tt.lock(int(f.Fd())); err != nil {
+				t.Fatal(err)
+			}
+			before := describe(t, path)
+			l, err := (&shmconn.ListenConfig{RingSize: 4096}).Listen(dir + "/feed")
+			if got := class(err); got != tt.want {
+				t.Errorf("Listen: %s, want %s", got, tt.want)
+			}
+			if err != nil {
+				wantUntouched(t, path, before)
+			} else {
+				s := shape{Ring: 4096}
+				c := s.mustDial(t, dir+"/feed")
+				mustAccept(t, l).Close()
+				c.Close()
+				l.Close()
+			}
+			check()
+		})
+	}
 }
