@@ -3,15 +3,18 @@
 package shmconn_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +23,8 @@ import (
 
 	"shmconn"
 )
+
+func init() { helpers["caller"], helpers["squatter"] = caller, squatter }
 
 // A plant is something that somebody has put where the library has its files.
 type plant struct {
@@ -326,6 +331,15 @@ func TestPlantedSegments(t *testing.T) {
 // he may run.
 func somebodyElse(t *testing.T) func(t *testing.T, s shape) *helper {
 	t.Helper()
+	start := otherUsers(t)
+	return func(t *testing.T, s shape) *helper {
+		return start(t, "agent", syscall.Credential{Uid: somebody, Gid: somebody}, s)
+	}
+}
+
+// otherUsers starts helpers as any user. It skips the test if it may not.
+func otherUsers(t *testing.T) func(t *testing.T, role string, who syscall.Credential, s shape) *helper {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("not root: cannot run a process as another user")
 	}
@@ -345,8 +359,8 @@ func somebodyElse(t *testing.T) func(t *testing.T, s shape) *helper {
 	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(dir+"/shmconn.test", bin, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	return func(t *testing.T, s shape) *helper {
-		return startBinary(t, dir+"/shmconn.test", &syscall.Credential{Uid: somebody, Gid: somebody}, "agent", s)
+	return func(t *testing.T, role string, who syscall.Credential, s shape) *helper {
+		return startBinary(t, dir+"/shmconn.test", &who, role, s)
 	}
 }
 
@@ -529,4 +543,271 @@ func TestPlantedLocks(t *testing.T) {
 			check()
 		})
 	}
+}
+
+// caller is a dialer. Its orders are "dial NAME UID", which allows the listener to be that
+// user, or whom a Dialer allows by itself if it is "-", and "exchange N", which writes so many
+// bytes and reads as many, "cred" and "close".
+func caller(s shape, in *bufio.Scanner) {
+	var c *shmconn.Conn
+	for in.Scan() {
+		var err error
+		switch f := strings.Fields(in.Text()); f[0] {
+		case "dial":
+			d := new(shmconn.Dialer)
+			if uid, err := strconv.Atoi(f[2]); err == nil {
+				d.AllowUID = func(u uint32) bool { return u == uint32(uid) }
+			}
+			c, err = d.Dial(f[1])
+		case "exchange":
+			n, _ := strconv.Atoi(f[1])
+			if _, err = c.Write(pattern(0, n)); err != nil {
+				break
+			}
+			got := make([]byte, n)
+			if _, err = io.ReadFull(c, got); err == nil && firstDiff(got, 0) >= 0 {
+				err = errors.New("what was read differs")
+			}
+		case "cred":
+			fmt.Println(c.PeerCred())
+			continue
+		case "close":
+			err = c.Close()
+		}
+		fmt.Println(class(err))
+	}
+}
+
+// TestGroups has processes of several users and groups dial each other's listeners. Who may
+// is let in and served, whatever the privileges of the two; the rest are refused.
+func TestGroups(t *testing.T) {
+	const group = 23456
+	type user struct {
+		name   string
+		cred   syscall.Credential
+		member bool // of the group
+	}
+	listeners := []user{
+		{"root", syscall.Credential{Gid: group}, true},
+		{"user", syscall.Credential{Uid: somebody, Gid: group}, true},
+	}
+	callers := []user{
+		{"root", syscall.Credential{}, false},
+		{"the same user", syscall.Credential{Uid: somebody, Gid: somebody}, false},
+		{"member", syscall.Credential{Uid: somebody + 1, Gid: somebody + 1, Groups: []uint32{1, group}}, true},
+		{"member by the first group", syscall.Credential{Uid: somebody + 2, Gid: group}, true},
+		{"stranger", syscall.Credential{Uid: somebody + 3, Gid: somebody + 3}, false},
+	}
+	start := otherUsers(t)
+	served, refused := 0, 0
+	for _, s := range []shape{{Ring: 4096}, {Ring: 4096, Anonymous: true}} {
+		var calling []*helper
+		for _, d := range callers {
+			calling = append(calling, start(t, "caller", d.cred, s))
+		}
+		for _, l := range listeners {
+			for _, mode := range []fs.FileMode{0o600, 0o660, 0o666} {
+				h := start(t, "agent", l.cred, s)
+				name := newName()
+				h.do("listenmode %s %d", name, mode)
+				accepted := 0
+				for i, d := range callers {
+					for _, allow := range []string{"-", strconv.Itoa(int(l.cred.Uid))} {
+						may := d.cred.Uid == 0 || d.cred.Uid == l.cred.Uid || d.member && mode&0o060 != 0 || mode&0o006 != 0
+						trusts := allow != "-" || l.cred.Uid == 0 || l.cred.Uid == d.cred.Uid
+						want := "permission"
+						if may && trusts {
+							want = "ok"
+						}
+						what := fmt.Sprintf("%s: %s dials %s's listener of mode %o, AllowUID %s", s, d.name, l.name, mode, allow)
+						if got := calling[i].call("dial %s %s", name, allow); got != want {
+							t.Fatalf("%s: %s, want %s", what, got, want)
+						}
+						if want != "ok" {
+							refused++
+							continue
+						}
+						h.do("accept")
+						calling[i].send("exchange 1000")
+						h.do("read %d 1000", accepted)
+						h.do("write %d 1000", accepted)
+						calling[i].expect("ok")
+						if got, want := calling[i].call("cred"), fmt.Sprint(h.pid, l.cred.Uid, l.cred.Gid); got != want {
+							t.Errorf("%s: the listener is %s, want %s", what, got, want)
+						}
+						if got, want := h.call("cred %d", accepted), fmt.Sprint(calling[i].pid, d.cred.Uid, d.cred.Gid); got != want {
+							t.Errorf("%s: the dialer is %s, want %s", what, got, want)
+						}
+						calling[i].do("close")
+						h.do("close %d", accepted)
+						accepted++
+						served++
+					}
+				}
+				h.do("unlisten")
+				if left, _ := filepath.Glob(unixShape.path("shmconn." + name + "*")); len(left) != 0 {
+					t.Errorf("left: %q", left)
+				}
+			}
+		}
+	}
+	t.Logf("figure: users: %d listeners x %d dialers x 3 modes x {default, AllowUID} x {named, anonymous}: %d let in and served, %d refused, 0 otherwise",
+		len(listeners), len(callers), served, refused)
+}
+
+// squatter has a socket that it listens on. Its orders are "squat PATH", which replaces what
+// is there, and "got", answered by how many have dialed, and how many bytes and descriptors
+// they have sent.
+func squatter(s shape, in *bufio.Scanner) {
+	type catch struct{ dialers, bytes, descriptors int }
+	got := make(chan catch)
+	for in.Scan() {
+		switch f := strings.Fields(in.Text()); f[0] {
+		case "squat":
+			os.Remove(f[1])
+			l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: f[1], Net: "unixpacket"})
+			if err == nil {
+				l.SetUnlinkOnClose(false)
+				err = os.Chmod(f[1], 0o666)
+			}
+			if err == nil {
+				go func() {
+					var all catch
+					for {
+						c, err := l.AcceptUnix()
+						if err != nil {
+							got <- all
+							return
+						}
+						all.dialers++
+						buf, oob := make([]byte, 4096), make([]byte, 4096)
+						n, oobn, _, _, _ := c.ReadMsgUnix(buf, oob)
+						all.bytes += n
+						if messages, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil {
+							for _, m := range messages {
+								fds, _ := unix.ParseUnixRights(&m)
+								all.descriptors += len(fds)
+							}
+						}
+						c.Close()
+					}
+				}()
+				defer l.Close()
+			}
+			fmt.Println(class(err))
+			for in.Scan() && in.Text() != "got" {
+			}
+			l.Close()
+			all := <-got
+			fmt.Println(all.dialers, all.bytes, all.descriptors)
+		}
+	}
+}
+
+// TestSquatter has another user listen on a name, by the whole of its files or by a socket
+// that he has put into the place of one's own. Nobody talks to him who has not said so.
+func TestSquatter(t *testing.T) {
+	start := otherUsers(t)
+	his := syscall.Credential{Uid: somebody, Gid: somebody}
+	s := shape{Ring: 4096}
+	// A directory in which everybody may remove everything, as /dev/shm is not.
+	dir := unixShape.path("open")
+	if err := errors.Join(os.Mkdir(dir, 0o777), os.Chmod(dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	dialers := map[string]*shmconn.Dialer{
+		"default":         {},
+		"AllowUID itself": {AllowUID: func(uid uint32) bool { return uid == 0 }},
+		"AllowUID nobody": {AllowUID: func(uid uint32) bool { return false }},
+	}
+	dials := 0
+	refused := func(t *testing.T, name string) {
+		t.Helper()
+		for who, d := range dialers {
+			c, err := d.Dial(name)
+			if err == nil {
+				c.Close()
+			}
+			wantErr(t, "Dial, "+who, err, "dial permission")
+			dials++
+		}
+	}
+	nothing := func(t *testing.T, h *helper) {
+		t.Helper()
+		var n, bytes, fds int
+		fmt.Sscan(h.call("got"), &n, &bytes, &fds)
+		// Two connect, to ask the kernel who listens; the third trusts not even the file.
+		if n != 2 || bytes > 0 || fds > 0 {
+			t.Errorf("%d have connected to him, and sent %d bytes and %d descriptors; want 2, and nothing", n, bytes, fds)
+		}
+	}
+	t.Run("a socket in the place of one's own", func(t *testing.T) {
+		name := dir + "/" + newName()
+		l := s.mustListen(t, name)
+		a, b := s.mustDial(t, name).(*shmconn.Conn), mustAccept(t, l).(*shmconn.Conn)
+		h := start(t, "squatter", his, s)
+		socket := filepath.Join(dir, "shmconn."+filepath.Base(name)+"@sock")
+		h.do("squat %s", socket)
+		before := describe(t, socket)
+		refused(t, name)
+		_, err := l.Accept()
+		wantErr(t, "Accept", err, "accept permission")
+		wantUntouched(t, socket, before)
+		wantSound(t, a, b)
+		nothing(t, h)
+		os.Remove(socket)
+	})
+	t.Run("a socket in the place of one that was left", func(t *testing.T) {
+		name := dir + "/" + newName()
+		h := startHelper(t, "agent", s)
+		h.do("listen %s", name)
+		h.kill()
+		h = start(t, "squatter", his, s)
+		socket := filepath.Join(dir, "shmconn."+filepath.Base(name)+"@sock")
+		h.do("squat %s", socket)
+		before := describe(t, socket)
+		refused(t, name)
+		_, err := s.listen(name)
+		wantErr(t, "Listen", err, "listen permission")
+		wantUntouched(t, socket, before)
+		nothing(t, h)
+		os.Remove(socket)
+	})
+	t.Run("a listener", func(t *testing.T) {
+		name := newName()
+		h := start(t, "agent", his, s)
+		h.do("listenmode %s %d", name, 0o666)
+		refused(t, name)
+		_, err := s.listen(name)
+		if got := class(err); got != "EADDRINUSE" && got != "permission" {
+			t.Errorf("Listen: %v", err)
+		}
+		d := &shmconn.Dialer{AllowUID: func(uid uint32) bool { return uid == somebody }}
+		c, err := d.Dial(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		h.do("accept")
+		c.Write(pattern(0, 100))
+		h.do("read 0 100")
+		h.do("unlisten")
+	})
+	t.Run("a listener's file beside one's own socket", func(t *testing.T) {
+		name := dir + "/" + newName()
+		l := s.mustListen(t, name)
+		file := filepath.Join(dir, "shmconn."+filepath.Base(name))
+		page, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.WriteFile(file+".new", page, 0o644), os.Chown(file+".new", somebody, somebody), os.Rename(file+".new", file)); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, name)
+		os.Remove(file)
+		l.Close()
+	})
+	t.Logf("figure: squatters: 4 ways, %d dials refused without a byte or a descriptor sent, let in by AllowUID alone", dials)
 }
