@@ -201,14 +201,15 @@ func (l *listener) greet(c *net.UnixConn) {
 // wait has another goroutine wait for d's introduction.
 func (l *listener) wait(d *dialer) {
 	l.mu.Lock()
+	if len(l.silent) == maxIntroductions {
+		eldest := l.silent[0]
+		l.silent = slices.Delete(l.silent, 0, 1)
+		defer l.dismiss(eldest)
+	}
 	defer l.mu.Unlock()
 	if l.closed {
 		go d.c.Close()
 		return
-	}
-	if len(l.silent) == maxIntroductions {
-		go l.silent[0].c.Close() // and its goroutine ends
-		l.silent = slices.Delete(l.silent, 0, 1)
 	}
 	l.silent = append(l.silent, d)
 	l.goroutines.Go(func() {
@@ -222,6 +223,13 @@ func (l *listener) wait(d *dialer) {
 		defer l.mu.Unlock()
 		l.silent = slices.DeleteFunc(l.silent, func(o *dialer) bool { return o == d })
 	})
+}
+
+// dismiss ends the wait for d's introduction. Nothing comes in any more, so that d knows
+// and can dial again; what has come in before is heard.
+func (l *listener) dismiss(d *dialer) {
+	d.raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RD) })
+	l.hear(d)
 }
 
 // readable reports whether a read of fd would not block.

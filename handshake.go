@@ -34,6 +34,8 @@ const (
 	maxIntroductions    = 64              // that have connected and said nothing yet
 	promptness          = 20 * time.Microsecond
 
+	maxDials = 16 // of a dialer that was dropped before
+
 	attachPatience = 50 * time.Millisecond // for the kernel to say what was sent
 	maxAttachments = 16                    // of a user that are under way
 )
@@ -55,20 +57,28 @@ func dial(ctx context.Context, d *Dialer, name string) (*Conn, error) {
 		return nil, refused(err)
 	}
 	defer dir.Close()
-	for {
-		s, err := d.introduce(ctx, dir, base, Addr{name})
-		switch {
-		case err == nil:
+	var s *stream
+	for range maxDials {
+		if s, err = d.introduce(ctx, dir, base, Addr{name}); err == nil {
 			return newConn(s), nil
-		case err != errReplaced:
-			return nil, refused(err)
+		}
+		if err != errReplaced && !dropped(err) {
+			break
 		}
 	}
+	return nil, refused(err)
 }
 
 // errReplaced says that another listener has taken the name meanwhile, with another
 // kind of connections.
 var errReplaced = errors.New("listener was replaced")
+
+// dropped reports whether err says that the listener has hung up on who has said nothing
+// yet. It does so with the eldest when there are too many of them: who meant to speak dials
+// again.
+func dropped(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
 
 // introduce makes a connection and hands the listener its end. All is made before the
 // listener is connected to: so that wakes it once, and it finds what it was woken for.

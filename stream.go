@@ -343,7 +343,7 @@ func (s *stream) fault(p any) *CorruptError {
 }
 
 func (s *stream) truncated() *CorruptError {
-	return &CorruptError{What: "the segment's size (it was truncated)", Seen: 0, Allowed: uint64(segment.PageSize + 2*s.size)}
+	return &CorruptError{What: "the size of the segment's memory (it was truncated, or a hole was made in it)", Seen: 0, Allowed: uint64(segment.PageSize + 2*s.size)}
 }
 
 // tolerate is deferred, like done, by what is done the same whether or not the segment

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,6 +43,15 @@ func (d *Dir) OpenSocket(base string) (fd int, path string, err error) {
 	if err != nil {
 		return -1, "", os.NewSyscallError("openat", err)
 	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return -1, "", os.NewSyscallError("fstat", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		unix.Close(fd)
+		return -1, "", fmt.Errorf("%s is not a socket", socketName(base))
+	}
 	return fd, fmt.Sprintf("/proc/self/fd/%d", fd), nil
 }
 
@@ -53,6 +63,23 @@ func draftPrefix(base string) string {
 	h := fnv.New64a()
 	h.Write([]byte(base))
 	return fmt.Sprintf("%s@%016x", Prefix, h.Sum64())
+}
+
+// othersWrite are the permission bits that none of our files but sockets has: with them,
+// who has written to it cannot be told.
+const othersWrite = 0o022
+
+func writableError(name string) error {
+	return fmt.Errorf("%s can be written by others: %w", name, fs.ErrPermission)
+}
+
+// openError says so if name cannot be opened because of what it is.
+func openError(name string, err error) error {
+	call := os.NewSyscallError("openat", err)
+	if err == unix.ELOOP || err == unix.EISDIR || err == unix.ENXIO {
+		return fmt.Errorf("%s is not a regular file: %w", name, call)
+	}
+	return call
 }
 
 // sameFile reports whether name in the directory dir is the file behind fd.
@@ -119,7 +146,8 @@ func (d *Dir) sweepConn(name string) {
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	if unix.Fstat(fd, &st) == nil && st.Uid == uint32(os.Geteuid()) && lock(fd) == nil {
+	if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&othersWrite == 0 &&
+		st.Uid == uint32(os.Geteuid()) && lock(fd) == nil {
 		unlinkIfSame(d.fd, name, fd)
 	}
 }

@@ -111,7 +111,7 @@ func (l *Listener) take() error {
 	for {
 		fd, err := unix.Openat(l.Dir.fd, name, unix.O_RDWR|unix.O_CREAT|openFlags, 0o600)
 		if err != nil {
-			return os.NewSyscallError("openat", err)
+			return openError(name, err)
 		}
 		l.file = fd
 		var st unix.Stat_t
@@ -128,10 +128,20 @@ func (l *Listener) take() error {
 			}
 			return unix.EADDRINUSE
 		}
+		if st.Mode&othersWrite != 0 {
+			return writableError(name)
+		}
 		err = lockFor(fd, 100*time.Millisecond)
 		if err == nil && sameFile(l.Dir.fd, name, fd) {
-			l.locked = true
-			break
+			if st.Nlink == 1 {
+				l.locked = true
+				break
+			}
+			// A file of ours that somebody has given this name, too: that goes, and the
+			// file stays as it is.
+			if err := unix.Unlinkat(l.Dir.fd, name, 0); err != nil {
+				return os.NewSyscallError("unlinkat", err)
+			}
 		}
 		if err == unix.EADDRINUSE {
 			if lockedForWriting(fd) {
@@ -168,6 +178,8 @@ func (l *Listener) listen() (_ int, err error) {
 	switch err := unix.Fstatat(l.Dir.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); {
 	case err == nil && st.Uid != uint32(os.Geteuid()):
 		return -1, fmt.Errorf("%s belongs to another user: %w", name, fs.ErrPermission)
+	case err == nil && st.Mode&unix.S_IFMT != unix.S_IFSOCK:
+		return -1, fmt.Errorf("%s is not a socket", name)
 	case err != nil && err != unix.ENOENT:
 		return -1, os.NewSyscallError("fstatat", err)
 	}
@@ -330,7 +342,7 @@ func Lookup(dir *Dir, base string) (Info, error) {
 	name := Prefix + base
 	fd, err := unix.Openat(dir.fd, name, unix.O_RDONLY|openFlags, 0)
 	if err != nil {
-		return Info{}, os.NewSyscallError("openat", err)
+		return Info{}, openError(name, err)
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
@@ -339,6 +351,9 @@ func Lookup(dir *Dir, base string) (Info, error) {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return Info{}, fmt.Errorf("%s is not a regular file", name)
+	}
+	if st.Mode&othersWrite != 0 {
+		return Info{}, writableError(name)
 	}
 	p := new(listenerPage)
 	if err := pread(fd, bytesOf(p)); err != nil {

@@ -137,6 +137,19 @@ func replace(t *testing.T, path string) {
 	t.Cleanup(func() { os.Remove(path) })
 }
 
+// bindSocket makes a socket that nobody listens on.
+func bindSocket(t *testing.T, path string) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func wantAnother(t *testing.T, path string) {
 	t.Helper()
 	if b, err := os.ReadFile(path); string(b) != "another" {
@@ -852,35 +865,14 @@ func TestAnnounceRace(t *testing.T) {
 func TestStale(t *testing.T) {
 	garbage := bytes.Repeat([]byte("garbage"), 4*PageSize)
 	page := func(t *testing.T, path string) { create0(t, path, garbage) }
-	socket := func(t *testing.T, path string) {
-		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(fd)
-		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-			t.Fatal(err)
-		}
-	}
 	for _, tt := range []struct {
 		name string
 		page func(*testing.T, string)
 		sock func(*testing.T, string)
 	}{
 		{"page", page, nil},
-		{"socket", nil, socket},
-		{"page and socket", page, socket},
-		{"page and a file", page, page},
-		{"page and a symbolic link", page, func(t *testing.T, path string) {
-			if err := os.Symlink("/nowhere", path); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"page and a fifo", page, func(t *testing.T, path string) {
-			if err := unix.Mkfifo(path, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}},
+		{"socket", nil, bindSocket},
+		{"page and socket", page, bindSocket},
 		{"an empty page", func(t *testing.T, path string) { create0(t, path, nil) }, nil},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
@@ -917,7 +909,17 @@ func TestNotTakenOver(t *testing.T) {
 		}},
 		{"a symbolic link to nothing", func(path string) error { return os.Symlink(path+".target", path) }},
 		{"a fifo", func(path string) error { return unix.Mkfifo(path, 0o600) }}, // which must not block
-		{"a socket's directory", func(path string) error { return os.Mkdir(path+"@sock", 0o700) }},
+		{"a file that others can write", func(path string) error {
+			return errors.Join(os.WriteFile(path, []byte("another"), 0o600), os.Chmod(path, 0o602))
+		}},
+		{"a file that the group can write", func(path string) error {
+			return errors.Join(os.WriteFile(path, []byte("another"), 0o600), os.Chmod(path, 0o660))
+		}},
+		{"a socket", func(path string) error { bindSocket(t, path); return nil }},
+		{"a directory for the socket", func(path string) error { return os.Mkdir(path+"@sock", 0o700) }},
+		{"a file for the socket", func(path string) error { return os.WriteFile(path+"@sock", []byte("another"), 0o600) }},
+		{"a fifo for the socket", func(path string) error { return unix.Mkfifo(path+"@sock", 0o600) }},
+		{"a symbolic link for the socket", func(path string) error { return os.Symlink(path+".target", path+"@sock") }},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
 			d := tempDir(t)
@@ -1122,9 +1124,9 @@ func TestRestore(t *testing.T) {
 	t.Run("replaced", func(t *testing.T) { // by files of the same user, which nobody has locked
 		d := tempDir(t)
 		l, _ := announce(t, d, "feed")
-		for _, name := range []string{"shmconn.feed", "shmconn.feed@sock"} {
-			replace(t, filepath.Join(d.path, name))
-		}
+		replace(t, filepath.Join(d.path, "shmconn.feed"))
+		os.Remove(filepath.Join(d.path, "shmconn.feed@sock"))
+		bindSocket(t, filepath.Join(d.path, "shmconn.feed@sock"))
 		sock, err := l.Restore()
 		if err != nil {
 			t.Fatal(err)
