@@ -28,7 +28,7 @@ const (
 	wordHeld    = 1 << iota // a call has the side
 	wordQueued              // others wait for it
 	wordShut                // hang up when it is given back
-	wordClosed              // hang up, and retire, when everybody is out
+	wordClosed              // retire when everybody is out
 	wordRetired             // nobody gets in any more
 	wordGuest               // and above: how many callers keep the memory mapped
 )
@@ -222,7 +222,6 @@ func (d *side) leave(w, next uint32) bool {
 		return false
 	}
 	if last {
-		d.hangUp()
 		d.final = d.total()
 		close(d.retired)
 		d.s.retire()
@@ -250,8 +249,8 @@ func (d *side) setWord(bit uint32) {
 	}
 }
 
-// hangUp tells the peer that this end's position will not move any more. The last
-// call out of the side does it, so that no Close overtakes a Write that will say
+// hangUp tells the peer that this end's position will not move any more. Who has the
+// side does it when it gives that back, so that no Close overtakes a Write that will say
 // it has written.
 func (d *side) hangUp() {
 	if d.s.mute.Load() {

@@ -367,6 +367,7 @@ func (s *stream) close() error {
 	}
 	s.flush()
 	for _, d := range s.sides() {
+		d.setWord(wordShut) // without regard to guests, who can be there for long
 		d.setWord(wordClosed)
 	}
 	return nil
