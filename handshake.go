@@ -45,9 +45,6 @@ func dial(ctx context.Context, d *Dialer, name string) (*Conn, error) {
 	if !lockFree {
 		return nil, errors.ErrUnsupported
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	dirPath, base, err := segment.ParseName(name)
 	if err != nil {
 		return nil, err
@@ -59,6 +56,9 @@ func dial(ctx context.Context, d *Dialer, name string) (*Conn, error) {
 	defer dir.Close()
 	var s *stream
 	for range maxDials {
+		if err = ctx.Err(); err != nil {
+			return nil, err
+		}
 		if s, err = d.introduce(ctx, dir, base, Addr{name}); err == nil {
 			return newConn(s), nil
 		}
@@ -86,6 +86,9 @@ func (d *Dialer) introduce(ctx context.Context, dir *segment.Dir, base string, a
 	info, err := segment.Lookup(dir, base)
 	if err != nil {
 		return nil, err
+	}
+	if !info.Alive {
+		return nil, segment.ErrNoListener
 	}
 	if !d.allows(info.UID) {
 		return nil, fmt.Errorf("listener's files belong to user %d: %w", info.UID, fs.ErrPermission)

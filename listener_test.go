@@ -632,6 +632,24 @@ func TestBadConfig(t *testing.T) {
 	}
 }
 
+// TestDeadWithoutRoom dials a listener that was killed: that nobody listens is said first, and
+// nothing is made before that is known.
+func TestDeadWithoutRoom(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("cannot mount a small tmpfs: %v", err)
+	}
+	defer syscall.Unmount(dir, 0)
+	name := dir + "/" + newName()
+	h := startHelper(t, "agent", shape{Ring: 1 << 20})
+	h.do("listen %s", name)
+	_, err := shmconn.Dial(name)
+	wantErr(t, "Dial without room", err, "dial ENOSPC")
+	h.kill()
+	_, err = shmconn.Dial(name)
+	wantErr(t, "Dial", err, "dial ECONNREFUSED")
+}
+
 // TestNoRoom dials where the directory has no room for the rings.
 func TestNoRoom(t *testing.T) {
 	dir := t.TempDir()

@@ -30,9 +30,9 @@ var runs = []run{
 	{model: "bell", defines: "-DDEATH", mutants: "NO_PASS"},
 	{model: "close", mutants: "POSITION_FIRST GONE_FIRST CLOSED_EARLY LOCK_IS_REF NO_RING"},
 	{model: "close", defines: "-DLEAVES", large: true},
-	{model: "turn", mutants: "NO_BARRIER NO_RETRY BLIND"},
-	{model: "turn", defines: "-DEXPIRE", large: true},
+	{model: "turn", defines: "-DEXPIRE", mutants: "NO_BARRIER NO_RETRY BLIND"},
 	{model: "turn", defines: "-DSHUT", large: true},
+	{model: "turn", defines: "-DCALLS=2", large: true},
 	{model: "seats", defines: "-DAPPOINT -DN=3 -DCAP=1 -DINTR=2", mutants: "NO_RECHECK BLIND NO_SECOND_LOOK"},
 	{model: "seats", defines: "-DAPPOINT -DN=4 -DCAP=2 -DINTR=1", mutants: "NO_RECHECK BLIND", large: true},
 }
@@ -94,7 +94,7 @@ func search(t *testing.T, r run, mutant string) string {
 		spin = append(spin, mutant)
 	}
 	do("spin", append(spin, file)...)
-	gcc := []string{"-O2", "-w", "-DMEMLIM=4000", "-DCOLLAPSE", "-o", "pan", "pan.c"}
+	gcc := []string{"-O2", "-w", "-DMEMLIM=6000", "-DCOLLAPSE", "-o", "pan", "pan.c"}
 	pan := []string{"-m10000", "-w22"}
 	if r.ltl {
 		pan = append(pan, "-a", "-f") // weakly fair acceptance cycles

@@ -16,7 +16,9 @@
 #ifndef CALLERS
 #define CALLERS 2
 #endif
-#define CALLS	2
+#ifndef CALLS
+#define CALLS	1
+#endif
 #define CLOSER	CALLERS
 #define GUEST	(CALLERS + 1)
 #define PROCS	(CALLERS + 2)

@@ -3,6 +3,7 @@
 package dekker
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -24,8 +25,12 @@ var registered = sync.OnceValue(func() bool {
 // Barrier is a full fence in every thread of the process: what they did before is seen by
 // the caller after it, and what the caller did before is seen by them.
 func Barrier() {
-	if registered() {
-		unix.Syscall(unix.SYS_MEMBARRIER, privateExpedited, 0, 0) // sync: turn
+	if !registered() {
+		return
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, privateExpedited, 0, 0); errno != 0 { // sync: turn
+		// It was taken from us, by seccomp say. To stop the world does the same, slowly.
+		runtime.ReadMemStats(new(runtime.MemStats))
 	}
 }
 

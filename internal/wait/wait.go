@@ -34,8 +34,8 @@ const (
 	// keep to it, handing it to each other.
 	patience = 5 * time.Microsecond
 
-	// courtesy is how long a goroutine that polls for itself alone keeps its P before it lets
-	// others have it. Each Gosched wakes a thread for the Ps that are idle, to look for
+	// courtesy is how long a goroutine that polls for itself alone, in one wait or in many,
+	// keeps its P before it lets others have it. Each Gosched wakes a thread for the Ps that are idle, to look for
 	// work: mostly there is none, and the peer is on the processor that it takes.
 	courtesy = 50 * time.Microsecond
 )
@@ -69,6 +69,8 @@ type Waiter struct {
 	signals  chan signal
 	next     *Waiter // while it is in room.arrivals
 	panicked any     // what Ready panicked with while it followed
+
+	turn time.Duration // when it is the turn of other goroutines, if w polls then
 
 	// The wait under way.
 	start, budget time.Duration
@@ -208,7 +210,6 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 	}()
 	now := Now()
 	news, tick := now, now // when there was the last news, and the last Tick
-	turn := now + patience // when it is the turn of other goroutines
 	for {
 		looks := burst
 		if sweep && len(r.list) > 0 {
@@ -224,6 +225,7 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 		if !sweep && r.followers.Load() > 0 {
 			sweep = r.sweeping.CompareAndSwap(false, true)
 		}
+		followed := sweep && r.followers.Load() > 0
 		if sweep {
 			r.sweep(now)
 			news = max(news, r.news)
@@ -236,8 +238,8 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 			w.cond.Tick()
 		}
 		alone := !r.parallel.Load()
-		if now >= turn || alone || sweep && (len(r.list) > 0 || r.news == now) {
-			turn = now + courtesy
+		if now >= w.turn || alone || followed {
+			w.turn = now + courtesy
 			runtime.Gosched()
 		}
 		if now-news > patience || alone {

@@ -648,3 +648,35 @@ func TestQuota(t *testing.T) {
 		t.Errorf("without a tree: quotaOf = %v", got)
 	}
 }
+
+// TestCourtesy has a goroutine wait again and again, a few microseconds each time, on the only P:
+// others have to get it long before the 10 ms after which it would be taken away.
+func TestCourtesy(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	r := newRoom()
+	r.refreshed.Store(int64(time.Hour)) // as if there were other Ps, which are busy
+	r.parallel.Store(true)
+	var ran atomic.Int64
+	go func() {
+		for range 3 {
+			ran.Add(1)
+			runtime.Gosched()
+		}
+	}()
+	w := NewWaiter(soon{new(time.Duration)})
+	for waits := 0; ran.Load() < 3; waits++ {
+		*w.cond.(soon).when = Now() + 2*time.Microsecond
+		if !r.poll(w, Forever) {
+			t.Fatal("a wait for ever has ended without news")
+		}
+		if waits == 500 {
+			t.Fatalf("the other goroutine ran %d times in %d waits", ran.Load(), waits)
+		}
+	}
+}
+
+// A soon is true at some time.
+type soon struct{ when *time.Duration }
+
+func (s soon) Ready() bool { return Now() >= *s.when }
+func (s soon) Tick()       {}
