@@ -42,7 +42,7 @@ func (f figure) String() string {
 		return "n=0"
 	}
 	s := slices.Sorted(slices.Values(f))
-	at := func(q float64) time.Duration { return s[int(q*float64(len(s)-1))].Round(time.Microsecond) }
+	at := func(q float64) time.Duration { return s[int(math.Ceil(q*float64(len(s))))-1].Round(time.Microsecond) }
 	return fmt.Sprintf("n=%d p50=%v p99=%v max=%v", len(s), at(0.5), at(0.99), at(1))
 }
 
@@ -63,27 +63,26 @@ type round struct {
 
 func (x *round) Cleanup(f func()) { x.cleanups = append(x.cleanups, f) }
 
+func (x *round) end() {
+	for _, f := range slices.Backward(x.cleanups) {
+		f()
+	}
+}
+
 // inRounds runs f n times and sees that each ends, and leaves nothing: no goroutine,
 // no descriptor, no mapping, no name.
 func inRounds(t *testing.T, n int, f func(x *round)) {
 	t.Helper()
 	seed := rand.Uint64()
-	var before holdings
+	before := hold()
 	for i := range n {
-		if i == 0 {
-			before = hold()
-		}
-		x := &round{TB: t, Rand: rand.New(rand.NewPCG(seed, uint64(i)))}
 		hung := time.AfterFunc(time.Minute, func() {
 			debug.SetTraceback("all")
 			panic(fmt.Sprintf("%s: round %d of seed %#x hangs", t.Name(), i, seed))
 		})
 		func() {
-			defer func() {
-				for _, f := range slices.Backward(x.cleanups) {
-					f()
-				}
-			}()
+			x := &round{TB: t, Rand: rand.New(rand.NewPCG(seed, uint64(i)))}
+			defer x.end()
 			f(x)
 		}()
 		if left := before.left(); left != "" {
@@ -198,6 +197,7 @@ type gathered struct {
 	op    string
 	err   error
 	at    time.Time // of the error
+	each  func(n int)
 }
 
 func (g *gathered) Write(b []byte) (int, error) {
@@ -205,16 +205,18 @@ func (g *gathered) Write(b []byte) (int, error) {
 		g.wrong = g.n + i + 1
 	}
 	g.n += len(b)
+	if g.each != nil {
+		g.each(len(b))
+	}
 	return len(b), nil
 }
 
 // gather reads from c until there is an error, by whatever call r says, by Read alone
-// if r is nil. It tells each what it has got.
+// if r is nil. It tells each, which can be nil, how much it has got.
 func gather(c *shmconn.Conn, r *rand.Rand, each func(n int)) *gathered {
-	g := &gathered{op: "read"}
+	g := &gathered{op: "read", each: each}
 	buf := make([]byte, 64<<10)
 	for g.err == nil {
-		before := g.n
 		how := 0
 		if r != nil {
 			how = r.IntN(64)
@@ -234,9 +236,6 @@ func gather(c *shmconn.Conn, r *rand.Rand, each func(n int)) *gathered {
 			var n int
 			n, g.err = c.TryRead(buf[:1+r.IntN(len(buf))])
 			g.Write(buf[:n])
-			if errors.Is(g.err, syscall.EAGAIN) {
-				g.err = nil
-			}
 		default:
 			part := buf
 			if r != nil {
@@ -246,7 +245,6 @@ func gather(c *shmconn.Conn, r *rand.Rand, each func(n int)) *gathered {
 			n, g.err = c.Read(part)
 			g.Write(part[:n])
 		}
-		each(g.n - before)
 	}
 	g.at = time.Now()
 	return g
@@ -260,7 +258,7 @@ func feed(c *shmconn.Conn, r *rand.Rand, off, n int, each func(n int), between f
 		m, err := writeSomehow(c, r, piece)
 		each(m)
 		off += m
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, syscall.EAGAIN) {
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
 	}
@@ -565,7 +563,7 @@ func (g stage) kill(x *round, y *tally, path string) (told figure, gone time.Dur
 	if got != nil {
 		ends = append(ends, got.at)
 	} else {
-		got = gather(d.c, nil, func(int) {})
+		got = gather(d.c, nil, nil)
 	}
 	d.judge(got)
 	for _, end := range ends {
@@ -613,7 +611,7 @@ func killBusy(t *testing.T, y *tally, path, doing string, n int) {
 		var wrote time.Time
 		var wg sync.WaitGroup
 		r, w := rand.New(rand.NewPCG(x.Uint64(), 0)), rand.New(rand.NewPCG(x.Uint64(), 0))
-		wg.Go(func() { got = gather(d.c, r, func(int) {}) })
+		wg.Go(func() { got = gather(d.c, r, nil) })
 		wg.Go(func() {
 			err := feed(d.c, w, 0, math.MaxInt, func(int) {}, func() {})
 			wrote = time.Now()
@@ -661,7 +659,12 @@ func killDialer(t *testing.T, y *tally, path string) {
 		)
 		accepting.Go(func() {
 			for i := 1; ; i++ {
-				c := mustAcceptShm(x, l)
+				accepted, err := l.Accept()
+				if err != nil {
+					x.Errorf("Accept: %v", err)
+					return
+				}
+				c := accepted.(*shmconn.Conn)
 				if pid, _, _ := c.PeerCred(); pid == os.Getpid() {
 					c.Close()
 					return
@@ -714,8 +717,6 @@ func killDialer(t *testing.T, y *tally, path string) {
 	})
 	t.Logf("figure: told of kill -9, peer dials: reading %v", told)
 }
-
-func mustAcceptShm(t testing.TB, l listener) *shmconn.Conn { return mustAccept(t, l).(*shmconn.Conn) }
 
 // gatherPart reads what is written on connection i, until there is an error.
 func gatherPart(c *shmconn.Conn, i int) *gathered {

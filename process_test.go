@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -364,6 +367,119 @@ func TestStopped(t *testing.T) {
 	})
 }
 
+// TestStoppedAWhile stops the peer for a while in the middle of a stream in both
+// directions: nobody takes it for dead, deadlines work, and the stream goes on.
+func TestStoppedAWhile(t *testing.T) {
+	pause := time.Second
+	if *long {
+		pause = 10 * time.Second
+	}
+	var mu sync.Mutex // guards the following
+	var late, resumed figure
+	t.Run("shapes", func(t *testing.T) {
+		onShapes(t, across, func(t *testing.T, s shape) {
+			t.Parallel()
+			l, r := stopAWhile(t, s, pause)
+			mu.Lock()
+			defer mu.Unlock()
+			late, resumed = append(late, l...), append(resumed, r)
+		})
+	})
+	t.Logf("figure: SIGSTOP for %v: deadlines late by %v; from SIGCONT to the next byte %v", pause, late, resumed)
+}
+
+// stopAWhile returns how late deadlines were meanwhile, and how long it took until the
+// stream went on.
+func stopAWhile(t *testing.T, s shape, pause time.Duration) (late figure, resumed time.Duration) {
+	path := filepath.Join(t.TempDir(), "tally")
+	y := newTally(t, path)
+	x := &round{TB: t, Rand: seeded(t)}
+	defer x.end()
+	d := x.duel(y, path, "streams", s)
+	waiting, h := join(t, s)
+	limited := joinHelper(t, s, h)
+	some := int64(8 * s.ringSize())
+
+	var read atomic.Int64
+	var got *gathered
+	var werr error
+	r, w := rand.New(rand.NewPCG(x.Uint64(), 0)), rand.New(rand.NewPCG(x.Uint64(), 0))
+	reading, writing := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(reading)
+		got = gather(d.c, r, func(n int) { read.Add(int64(n)) })
+	}()
+	go func() {
+		defer close(writing)
+		werr = feed(d.c, w, 0, math.MaxInt, func(int) {}, func() {})
+	}()
+	eventually(func() bool { return read.Load() > some && y.read.Load() > uint64(some) })
+	d.h.stop()
+	h.stop()
+	start := time.Now()
+	buf := make([]byte, 8)
+	var n int
+	var err error
+	pending := blocked(waiting, func() { n, err = waiting.Read(buf) })
+	if _, err := limited.TryWrite(make([]byte, s.ringSize())); err != nil {
+		t.Error(err)
+	}
+	for time.Since(start) < pause {
+		for range 100 {
+			if n, err := limited.TryRead(make([]byte, 8)); n != 0 || err != nil {
+				t.Errorf("TryRead = %d, %v", n, err)
+			}
+			if n, err := limited.TryWrite(make([]byte, 8)); n != 0 || err != nil {
+				t.Errorf("TryWrite = %d, %v", n, err)
+			}
+		}
+		due := time.Now().Add(time.Duration(x.IntN(50_000)) * time.Microsecond)
+		limited.SetDeadline(due)
+		var err error
+		if x.IntN(2) == 0 {
+			_, err = limited.Read(make([]byte, 8))
+			wantErr(t, "Read", err, "read timeout")
+		} else {
+			_, err = limited.Write(make([]byte, 8))
+			wantErr(t, "Write", err, "write timeout")
+		}
+		over := time.Since(due)
+		if over < 0 {
+			t.Errorf("deadline came %v too early", -over)
+		}
+		late = append(late, over)
+		limited.SetDeadline(none)
+	}
+	select {
+	case <-pending:
+		t.Errorf("Read that waits for a stopped peer = %d, %v", n, err)
+	case <-reading:
+		t.Errorf("Read from a stopped peer: %v", got.err)
+	case <-writing:
+		t.Errorf("Write to a stopped peer: %v", werr)
+	default:
+	}
+	before, theirs := read.Load(), y.read.Load()
+	d.h.cont()
+	start = time.Now()
+	eventually(func() bool { return read.Load() > before })
+	resumed = time.Since(start)
+	eventually(func() bool { return read.Load() > before+some && y.read.Load() > theirs+uint64(some) })
+	d.h.kill()
+	<-reading
+	<-writing
+	d.judge(got)
+
+	h.cont()
+	h.do("write 0 8")
+	<-pending
+	if n != 8 || err != nil {
+		t.Errorf("Read = %d, %v", n, err)
+	}
+	checkPattern(t, buf, 0)
+	return late, resumed
+}
+
 // TestKilledWhileStopped kills a process that is stopped.
 func TestKilledWhileStopped(t *testing.T) {
 	onShapes(t, across, func(t *testing.T, s shape) {
@@ -465,8 +581,117 @@ func TestListenerKilled(t *testing.T) {
 	}
 }
 
-// TestStaleRace lets many take over one stale name: exactly one gets it.
+// TestListenAgain kills a listener and listens again at once, without removing
+// anything by hand. The dialers in the backlog are told.
+func TestListenAgain(t *testing.T) {
+	var again, told figure
+	much := make([]byte, 1<<20)
+	inRounds(t, full(400), func(x *round) {
+		s := x.shape(x.poll())
+		s.Swap = false
+		h := startHelper(x, "agent", s)
+		name := newName()
+		h.do("listen %s", name)
+		if x.IntN(2) == 0 {
+			h.stop() // or else it has taken the first one off the backlog
+		}
+		ends := make([]time.Time, 20)
+		var wg sync.WaitGroup
+		for i := range ends {
+			c := s.mustDial(x, name)
+			done := blocked(c, func() {
+				if i%2 == 0 {
+					_, err := c.Read(make([]byte, 8))
+					ends[i] = time.Now()
+					wantErr(x, "Read", err, "read ECONNRESET")
+				} else {
+					_, err := c.Write(much)
+					ends[i] = time.Now()
+					wantErr(x, "Write", err, "write EPIPE")
+				}
+			})
+			wg.Go(func() { <-done; wantDead(x, c.(*shmconn.Conn)) })
+		}
+		start := time.Now()
+		h.kill()
+		l := s.mustListen(x, name)
+		again = append(again, time.Since(start))
+		wg.Wait()
+		for _, end := range ends {
+			told = append(told, end.Sub(start))
+		}
+		polite(x, s, l)
+		l.Close()
+		reclaim(x, name)
+	})
+	t.Logf("figure: from kill -9 of a listener to the end of Listen: %v; dialers in its backlog told: %v", again, told)
+}
+
+// TestStaleRace lets many processes take over one stale name: exactly one gets it, and
+// serves. Then it is killed, and the next race is for what it has left.
 func TestStaleRace(t *testing.T) {
+	processes, races := 16, 10
+	if *long {
+		processes, races = 100, 200
+	}
+	s := shape{Ring: 4096}
+	name := newName()
+	winner := startHelper(t, "agent", s)
+	winner.do("listen %s", name)
+	racers := make([]*helper, processes)
+	for i := range racers {
+		racers[i] = startHelper(t, "agent", s)
+	}
+	var won, refused figure
+	for range races {
+		winner.kill()
+		start := time.Now()
+		for _, h := range racers {
+			h.send("listen %s", name)
+		}
+		answers, after := make([]string, processes), make(figure, processes)
+		var wg sync.WaitGroup
+		for i, h := range racers {
+			wg.Go(func() {
+				h.lines.Scan()
+				answers[i], after[i] = h.lines.Text(), time.Since(start)
+			})
+		}
+		wg.Wait()
+		winners := 0
+		for i, answer := range answers {
+			switch answer {
+			case "ok":
+				winners++
+				winner = racers[i]
+				racers[i] = startHelper(t, "agent", s)
+				won = append(won, after[i])
+			case "EADDRINUSE":
+				refused = append(refused, after[i])
+			default:
+				t.Errorf("Listen: %s", answer)
+			}
+		}
+		if winners != 1 {
+			t.Fatalf("%d of %d processes got the name: %q", winners, processes, answers)
+		}
+		c := s.mustDial(t, name).(*shmconn.Conn)
+		if pid, _, _ := c.PeerCred(); pid != winner.pid {
+			t.Errorf("process %d listens, and %d has won", pid, winner.pid)
+		}
+		winner.do("accept")
+		c.Write(pattern(0, 10))
+		winner.do("read 0 10")
+		c.Close()
+	}
+	winner.kill()
+	reclaim(t, name)
+	t.Logf("figure: %d processes race for a stale name, %d times: the one that gets it %v; the others told %v", processes, races, won, refused)
+}
+
+// TestStaleRaceWithin lets many goroutines take over one stale name: exactly one gets
+// it.
+func TestStaleRaceWithin(t *testing.T) {
 	for range 5 {
 		h := startHelper(t, "agent", shape{Ring: 4096})
 		name := newName()
@@ -634,6 +859,207 @@ func TestNotInherited(t *testing.T) {
 	s.pair(t)
 	if after := inherited(); !slices.Equal(after, before) {
 		t.Errorf("a new process has the descriptors\n%q\nand had\n%q\nbefore there were connections", after, before)
+	}
+}
+
+// TestEnds ends the peer's process in ways that are not as orderly as Close: they are as
+// kill -9 to who waits.
+func TestEnds(t *testing.T) {
+	for _, how := range []string{"os.Exit", "panic", "log.Fatal"} {
+		t.Run(how, func(t *testing.T) {
+			var told figure
+			inRounds(t, full(400), func(x *round) {
+				s := x.shape(x.poll())
+				name := newName()
+				l := s.mustListen(x, name)
+				h := startHelper(x, "agent", s)
+				h.do("dial %s", name)
+				c := mustAccept(x, l).(*shmconn.Conn)
+				l.Close()
+				n := x.IntN(s.ringSize())
+				h.do("write 0 %d", n)
+				got := make([]byte, n)
+				if _, err := io.ReadFull(c, got); err != nil {
+					x.Fatal(err)
+				}
+				checkPattern(x, got, 0)
+				var rerr, werr error
+				var rend, wend time.Time
+				reading := blocked(c, func() { _, rerr = c.Read(make([]byte, 8)); rend = time.Now() })
+				writing := blocked(c, func() { _, werr = c.Write(make([]byte, 1<<20)); wend = time.Now() })
+				start := time.Now()
+				h.fail(how)
+				<-reading
+				<-writing
+				wantErr(x, "Read", rerr, "read ECONNRESET")
+				wantErr(x, "Write", werr, "write EPIPE")
+				told = append(told, rend.Sub(start), wend.Sub(start))
+				wantDead(x, c)
+				reclaim(x, name)
+			})
+			t.Logf("figure: told of %s, from the order to do so: %v", how, told)
+		})
+	}
+}
+
+// TestKilledWhileForking kills the peer while it starts processes: such a child has all
+// of its descriptors between its fork and its exec.
+func TestKilledWhileForking(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tally")
+	killBusy(t, newTally(t, path), path, "forks", full(1000))
+}
+
+// TestChildLivesOn kills a peer that has started a process, which lives on. It does not
+// keep the peer's connections from dying.
+func TestChildLivesOn(t *testing.T) {
+	onShapes(t, across, func(t *testing.T, s shape) {
+		c, h := join(t, s)
+		child := h.call("child")
+		var rerr, werr error
+		r := blocked(c, func() { _, rerr = c.Read(make([]byte, 8)) })
+		w := blocked(c, func() { _, werr = c.Write(make([]byte, 1<<20)) })
+		h.signal(syscall.SIGKILL) // and no wait, which would end the child's input
+		<-r
+		<-w
+		if state, _ := processState(child); state == "" || state == "Z" {
+			t.Errorf("the child, process %s, has ended: state %q", child, state)
+		}
+		wantErr(t, "Read", rerr, "read ECONNRESET")
+		wantErr(t, "Write", werr, "write EPIPE")
+		wantDead(t, c)
+		h.kill()
+		eventually(func() bool { state, _ := processState(child); return state == "" || state == "Z" })
+	})
+}
+
+// TestCleanedAway removes files of listeners at random moments, as a session manager
+// does that cleans /dev/shm. What was connected goes on, what waits is accepted, and the
+// names come back.
+func TestCleanedAway(t *testing.T) {
+	n := 20
+	if *long {
+		n = 200
+	}
+	s := shape{Ring: 4096}
+	rng := seeded(t)
+	var mu sync.Mutex // guards the following
+	var back figure
+	var wg sync.WaitGroup
+	for range n {
+		name := newName()
+		l := s.mustListen(t, name)
+		a := s.mustDial(t, name)
+		b := mustAccept(t, l)
+		waiting := s.mustDial(t, name)
+		waiting.Write([]byte("waiting"))
+		files := [][]string{{""}, {"@sock"}, {"", "@sock"}}[rng.IntN(3)]
+		moment := time.Duration(rng.IntN(1000)) * time.Millisecond
+		wg.Go(func() {
+			time.Sleep(moment)
+			for _, f := range files {
+				if err := os.Remove(unixShape.path("shmconn." + name + f)); err != nil {
+					t.Error(err)
+				}
+			}
+			start := time.Now()
+			again, err := s.dial(name)
+			for ; err != nil; again, err = s.dial(name) {
+				wantErr(t, "Dial", err, "dial ECONNREFUSED")
+				buf := make([]byte, 4)
+				a.Write([]byte("live"))
+				if n, err := io.ReadFull(b, buf); string(buf) != "live" || err != nil {
+					t.Errorf("Read = %d, %v", n, err)
+				}
+				time.Sleep(time.Millisecond)
+			}
+			took := time.Since(start)
+			defer again.Close()
+			again.Write([]byte("again"))
+			var got []string
+			for range 2 {
+				c, err := l.Accept()
+				if err != nil {
+					t.Errorf("Accept: %v", err)
+					return
+				}
+				defer c.Close()
+				buf := make([]byte, 16)
+				n, err := c.Read(buf)
+				if err != nil {
+					t.Errorf("Read: %v", err)
+				}
+				got = append(got, string(buf[:n]))
+			}
+			slices.Sort(got)
+			if !slices.Equal(got, []string{"again", "waiting"}) {
+				t.Errorf("accepted: %q", got)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			back = append(back, took)
+		})
+	}
+	wg.Wait()
+	t.Logf("figure: from the removal of a listener's files to a Dial that works: %v", back)
+}
+
+// TestLeftovers checks that TestMain would see what a test leaves.
+func TestLeftovers(t *testing.T) {
+	dir := os.Getenv("SHMCONN_DIR")
+	for _, tt := range []struct {
+		name  string
+		leave func(t *testing.T)
+		want  []string // in lines that are new
+	}{
+		{"goroutine", func(t *testing.T) {
+			stop := make(chan struct{})
+			t.Cleanup(func() { close(stop) })
+			go func() { <-stop }()
+		}, []string{"goroutine: .*TestLeftovers"}},
+		{"listener", func(t *testing.T) { shape{}.mustListen(t, newName()) },
+			[]string{`descriptor: .*/shmconn\.[^@]*$`, "descriptor: .*socket", `file: .*/shmconn\.[^@]*$`, "file: .*@sock$"}},
+		{"connection", func(t *testing.T) { shape{}.pair(t) },
+			[]string{`mapping: .*@[0-9a-f]{32} \(deleted\)$`, `descriptor: .*@[0-9a-f]{32} \(deleted\)$`, "descriptor: 4 x pipe"}},
+		{"anonymous connection", func(t *testing.T) { shape{Anonymous: true}.pair(t) },
+			[]string{"mapping: .*memfd:", "descriptor: 4 x pipe"}},
+		{"dialer", func(t *testing.T) {
+			name := newName()
+			h := startHelper(t, "agent", shape{})
+			h.do("listen %s", name)
+			h.stop() // and it stays in the backlog
+			shape{}.mustDial(t, name)
+		}, []string{`mapping: .*@[0-9a-f]{32}$`, `file: .*@[0-9a-f]{32}$`}},
+		{"helper", func(t *testing.T) { startHelper(t, "agent", shape{}) },
+			[]string{"process: .*state [^Z]"}},
+		{"process that nobody waits for", func(t *testing.T) {
+			h := startHelper(t, "agent", shape{})
+			h.dead = true
+			h.signal(syscall.SIGKILL)
+			eventually(func() bool { state, _ := processState(fmt.Sprint(h.pid)); return state == "Z" })
+		}, []string{"process: .*state Z"}},
+		{"child of a process that was killed", func(t *testing.T) {
+			h := startHelper(t, "agent", shape{})
+			child := h.call("child")
+			h.dead = true
+			h.signal(syscall.SIGKILL)
+			eventually(func() bool { _, parent := processState(child); return parent != h.pid })
+		}, []string{"process: .* cat,"}},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
+			before, were := descriptors(), leftovers(dir, nil)
+			tt.leave(t)
+			var now []string
+			for _, line := range leftovers(dir, before) {
+				if !slices.Contains(were, line) {
+					now = append(now, line)
+				}
+			}
+			for _, want := range tt.want {
+				if !slices.ContainsFunc(now, regexp.MustCompile("(?s)^"+want).MatchString) {
+					t.Errorf("nothing like %q is seen, only\n%s", want, strings.Join(now, "\n"))
+				}
+			}
+		})
 	}
 }
 
