@@ -959,6 +959,7 @@ type processTB struct {
 func (p *processTB) Helper()                   {}
 func (p *processTB) Cleanup(f func())          { p.cleanups = append(p.cleanups, f) }
 func (p *processTB) Fatal(a ...any)            { fmt.Fprintln(os.Stderr, a...); os.Exit(3) }
+func (p *processTB) Errorf(f string, a ...any) { p.Fatal(fmt.Sprintf(f, a...)) }
 func (p *processTB) Fatalf(f string, a ...any) { p.Fatal(fmt.Sprintf(f, a...)) }
 
 func (p *processTB) cleanup() {
