@@ -552,6 +552,8 @@ func (p *prober) count(what string, n, most int, err error) {
 }
 
 const (
+	mostConns = 300 // that serveEcho serves at a time
+
 	canary = 0xA5 // what is in buffers beyond their end
 	more   = 4    // calls that a prober makes when nothing more is to come
 )
@@ -1190,7 +1192,7 @@ func TestUnruly(t *testing.T) {
 			eventually(func() bool { return runtime.NumGoroutine() <= goroutines+1 && openDescriptors() <= descriptors })
 			fds := 64 + 4*16 + 32 // silent ones; the descriptors of those that are being looked at; others
 			if u.accepted {
-				fds += 1000 // of connections, as many as the server keeps up with
+				fds += 2 * (mostConns + 1)
 			}
 			most := w.end(t, 1000, fds, 64, 256)
 			l.Close()
@@ -1202,17 +1204,19 @@ func TestUnruly(t *testing.T) {
 	}
 }
 
-// serveEcho sends back the first bytes of each connection, until l is closed.
+// serveEcho sends back the first bytes of each connection, of mostConns at a time, until l
+// is closed.
 func serveEcho(l listener) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for {
+	for free := make(chan bool, mostConns); ; {
+		free <- true
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
 		wg.Go(func() {
-			defer c.Close()
+			defer func() { c.Close(); <-free }()
 			buf := make([]byte, 64)
 			n, err := c.Read(buf)
 			if err == nil {
