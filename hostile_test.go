@@ -576,7 +576,6 @@ func (p *prober) reads() {
 				var span []byte
 				span, err = p.c.Peek(k)
 				p.count("Peek", len(span), k, err)
-				n = len(span)
 				if err == nil {
 					err = p.c.Guard(func() { copy(buf[:k], span) })
 				}
@@ -989,10 +988,10 @@ var unrulies = []unruly{
 	{"sends wrong descriptors", 0, false, func(t *processTB, name string, s shape, n int) {
 		p := rawDialer(t, name, s)
 		message, fds := p.hello()
-		all := append(oddDescriptors(t), fds...)
+		odd := append(oddDescriptors(t), p.sock)
 		for i := range fds {
-			if n>>i&1 == 0 { // at least one
-				fds[i] = all[(n/8+i)%len(all)]
+			if n%7>>i&1 == 0 { // at least one
+				fds[i] = odd[(n/7+i)%len(odd)]
 			}
 		}
 		p.trySay(message, fds)
