@@ -5,6 +5,7 @@ package shmconn_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -19,8 +20,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -400,13 +404,18 @@ func polite(t testing.TB, s shape, l listener) {
 	}
 }
 
-// poor is a listener in a process that runs out of descriptors. Its orders are
-// listen NAME, fill N (which leaves N descriptors), free, accept, temporary (the
-// same, but wants a temporary error), read and unlink.
+// poor is a process that runs out of descriptors. Its orders are listen NAME, unlisten,
+// fill N (which leaves N descriptors), free, count (of descriptors), accept, temporary (the
+// same, but wants a temporary error), dial NAME, echo (of 8 bytes), read (all), close; and
+// serve N, which accepts so many connections in the background as servers do, failed, which
+// waits until it has failed to, and served, which waits for all and tells how often it has
+// failed, and the first 8 bytes of each.
 func poor(s shape, in *bufio.Scanner) {
 	var l *shmconn.Listener
 	var c net.Conn
 	var filling []int
+	served := make(chan string, 1)
+	failed := make(chan bool, 1)
 	for in.Scan() {
 		f := strings.Fields(in.Text())
 		var err error
@@ -436,6 +445,37 @@ func poor(s shape, in *bufio.Scanner) {
 				unix.Close(fd)
 			}
 			filling = nil
+		case "count":
+			n := 0
+			for fd := range 64 {
+				if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
+					n++
+				}
+			}
+			fmt.Println(n)
+			continue
+		case "unlisten":
+			err = l.Close()
+			l = nil
+		case "dial":
+			d := &shmconn.Dialer{BusyPoll: s.DialPoll}
+			c, err = d.DialContext(context.Background(), "shm", f[1])
+		case "echo":
+			b := make([]byte, 8)
+			if _, err = io.ReadFull(c, b); err == nil {
+				_, err = c.Write(b)
+			}
+		case "close":
+			err = c.Close()
+			c = nil
+		case "serve":
+			n, _ := strconv.Atoi(f[1])
+			go func() { served <- serveAll(l, n, failed) }()
+		case "failed":
+			<-failed
+		case "served":
+			fmt.Println(<-served)
+			continue
 		case "accept":
 			c, err = l.Accept()
 		case "temporary":
@@ -457,6 +497,11 @@ func poor(s shape, in *bufio.Scanner) {
 			c.Close()
 			c, err = nil, rerr
 		}
+		if errors.Is(err, syscall.EMFILE) {
+			outcome(new(processTB), "shm", err)
+			fmt.Println("EMFILE")
+			continue
+		}
 		fmt.Println(class(err))
 	}
 	if c != nil {
@@ -465,6 +510,33 @@ func poor(s shape, in *bufio.Scanner) {
 	if l != nil {
 		l.Close()
 	}
+}
+
+// serveAll accepts n connections, and tries again a little later after each error that is
+// temporary, as net/http does. It returns how many those were and what was read first.
+func serveAll(l *shmconn.Listener, n int, failed chan<- bool) string {
+	var got []string
+	failures := 0
+	for len(got) < n {
+		c, err := l.Accept()
+		if err != nil {
+			if ne, ok := err.(interface{ Temporary() bool }); !ok || !ne.Temporary() {
+				return err.Error()
+			}
+			if failures++; failures == 1 {
+				failed <- true
+			}
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		b := make([]byte, 8)
+		if _, err := io.ReadFull(c, b); err != nil {
+			return err.Error()
+		}
+		c.Close()
+		got = append(got, string(b))
+	}
+	return fmt.Sprint(failures, " ", strings.Join(got, " "))
 }
 
 // TestOutOfDescriptors dials a listener whose process has no descriptors left, or
@@ -494,7 +566,7 @@ func TestOutOfDescriptors(t *testing.T) {
 					// An error that was on its way may come first.
 					var got string
 					for range 3 {
-						if got = h.call("accept"); !strings.Contains(got, "too many open files") {
+						if got = h.call("accept"); got != "EMFILE" {
 							break
 						}
 					}
@@ -508,6 +580,113 @@ func TestOutOfDescriptors(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestShortOfDescriptors has all that needs descriptors run out of them after each number,
+// and recover when there are some again.
+func TestShortOfDescriptors(t *testing.T) {
+	var figures []string
+	for _, s := range []shape{{Ring: 4096}, {Ring: 4096, Anonymous: true}} {
+		kind := fmt.Sprintf("anonymous=%v", s.Anonymous)
+		files := func() (names []string) {
+			return listDir(os.Getenv("SHMCONN_DIR"))
+		}
+		// needs tries an order with ever more descriptors left and returns with how many it
+		// succeeds. Before, it leaves nothing.
+		needs := func(t *testing.T, h *helper, order string, undo string) (n int) {
+			t.Helper()
+			h.do(order) // what the process needs once, it has now
+			h.do(undo)
+			count, names := h.call("count"), files()
+			for ; ; n++ {
+				h.do("fill %d", n)
+				got := h.call(order)
+				h.do("free")
+				if got == "ok" {
+					break
+				}
+				if got != "EMFILE" || n == 20 {
+					t.Fatalf("%s with %d descriptors left: %s", order, n, got)
+				}
+				eventually(func() bool { return h.call("count") == count })
+				if left := files(); !slices.Equal(left, names) {
+					t.Errorf("%s with %d descriptors left has left %q, there were %q", order, n, left, names)
+				}
+			}
+			h.do(undo)
+			return n
+		}
+		t.Run(kind+"/Dial", func(t *testing.T) {
+			l := s.mustListen(t, newName())
+			served := make(chan bool)
+			go func() { defer close(served); serveEcho(l) }()
+			h := startHelper(t, "poor", s)
+			n := needs(t, h, "dial "+nameOf(l), "close")
+			if err := echoed(s, nameOf(l), 0); err != nil {
+				t.Errorf("another dialer: %v", err)
+			}
+			l.Close()
+			<-served
+			figures = append(figures, fmt.Sprintf("%s: Dial needs %d", kind, n))
+		})
+		t.Run(kind+"/Listen", func(t *testing.T) {
+			n := needs(t, startHelper(t, "poor", s), "listen "+newName(), "unlisten")
+			figures = append(figures, fmt.Sprintf("%s: Listen needs %d", kind, n))
+		})
+		t.Run(kind+"/Accept", func(t *testing.T) {
+			const dialers = 40
+			failures, ordered := 0, 0
+			var recovery time.Duration
+			for left := range 6 {
+				h := startHelper(t, "poor", s)
+				name := newName()
+				h.do("listen %s", name)
+				open := s.mustDial(t, name)
+				h.do("accept")
+				h.do("fill %d", left)
+				h.do("serve %d", dialers)
+				var want []string
+				for i := range dialers {
+					c := s.mustDial(t, name)
+					want = append(want, fmt.Sprintf("%08d", i))
+					if _, err := c.Write([]byte(want[i])); err != nil {
+						t.Fatal(err)
+					}
+				}
+				// What is open needs none.
+				if _, err := open.Write([]byte("as usual")); err != nil {
+					t.Error(err)
+				}
+				h.do("echo")
+				b := make([]byte, 8)
+				if _, err := io.ReadFull(open, b); string(b) != "as usual" || err != nil {
+					t.Errorf("a connection that was open before reads %q, %v", b, err)
+				}
+				if left < 1+helloDescriptors {
+					h.do("failed")
+				}
+				start := time.Now()
+				h.do("free")
+				f := strings.Fields(h.call("served"))
+				recovery = max(recovery, time.Since(start))
+				n, err := strconv.Atoi(f[0])
+				if err != nil {
+					t.Fatalf("left=%d: %q", left, f)
+				}
+				failures += n
+				got := f[1:]
+				if slices.Equal(got, want) {
+					ordered++
+				}
+				if slices.Sort(got); !slices.Equal(got, want) {
+					t.Errorf("left=%d: served were %q, want all", left, got)
+				}
+			}
+			figures = append(figures, fmt.Sprintf("%s: Accept failed %d times, temporarily, and then served all of 6 x %d dialers (%d x in order) within %v of there being descriptors again",
+				kind, failures, dialers, ordered, recovery.Round(100*time.Microsecond)))
+		})
+	}
+	t.Logf("figure: out of descriptors: %s", strings.Join(figures, "; "))
 }
 
 // TestRestoreWithoutDescriptors removes a listener's socket while its process has
@@ -651,4 +830,200 @@ func TestNameTaken(t *testing.T) {
 	wantErr(t, "Accept", err, "accept EADDRINUSE")
 	l.Close()
 	polite(t, s, other)
+}
+
+// TestFullDirectory listens and dials in a directory without room for bytes, or for names,
+// or with some now and then. Either it says so and leaves nothing, or the connection has
+// all its memory for good.
+func TestFullDirectory(t *testing.T) {
+	const size = 16 << 10
+	page := os.Getpagesize()
+	need := page + 2*size
+	s := shape{Ring: size}
+	left := func(v *volume) []string {
+		return slices.DeleteFunc(listDir(v.dir), func(name string) bool { return !strings.HasPrefix(name, "shmconn.") })
+	}
+	// full has both ends write all that there is room for and read it, which is when
+	// memory that is not there would be a fault.
+	full := func(t *testing.T, a, b *shmconn.Conn) {
+		t.Helper()
+		for _, ends := range [][2]*shmconn.Conn{{a, b}, {b, a}} {
+			mustSet(t, ends[0], pattern(0, size))
+			got := make([]byte, size)
+			if n, err := io.ReadFull(ends[1], got); err != nil {
+				t.Errorf("read %d of %d, %v", n, size, err)
+			}
+			checkPattern(t, got, 0)
+		}
+	}
+	// nothing fails unless there are as many descriptors, mappings and names as before.
+	nothing := func(t *testing.T, v *volume) (check func(what string)) {
+		fds, maps, names := openDescriptors(), len(mappings()), left(v)
+		return func(what string) {
+			t.Helper()
+			eventually(func() bool { return openDescriptors() <= fds }) // the listener drops whom it has not heard of
+			if n := len(mappings()); n != maps {
+				t.Errorf("%s: there are %d mappings, before %d", what, n, maps)
+			}
+			if got := left(v); !slices.Equal(got, names) {
+				t.Errorf("%s has left %q, there were %q", what, got, names)
+			}
+		}
+	}
+	var refused, served int
+	t.Run("bytes", func(t *testing.T) {
+		v := newVolume(t, "size=1m")
+		check := nothing(t, v)
+		v.take(0)
+		_, err := s.listen(v.dir + "/feed")
+		wantErr(t, "Listen", err, "listen ENOSPC")
+		check("Listen")
+		v.giveBack()
+		v.take(int64(page))
+		l := s.mustListen(t, v.dir+"/feed")
+		for room := 0; room <= need; room += page {
+			v.giveBack()
+			v.take(int64(room))
+			check := nothing(t, v)
+			c, err := s.dial(v.dir + "/feed")
+			if room < need {
+				wantErr(t, fmt.Sprintf("Dial with room for %d bytes", room), err, "dial ENOSPC")
+				if err != nil && !strings.Contains(err.Error(), fmt.Sprint(need)) {
+					t.Errorf("the error does not say that %d bytes are needed: %v", need, err)
+				}
+				check("Dial")
+				refused++
+				continue
+			}
+			if err != nil {
+				t.Fatalf("Dial with just enough room: %v", err)
+			}
+			d := mustAccept(t, l)
+			full(t, c.(*shmconn.Conn), d.(*shmconn.Conn))
+			c.Close()
+			d.Close()
+			served++
+		}
+	})
+	t.Run("names", func(t *testing.T) {
+		v := newVolume(t, "size=1m,nr_inodes=32")
+		var spare []string
+		for {
+			path := filepath.Join(v.dir, fmt.Sprint("spare", len(spare)))
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				if !errors.Is(err, syscall.ENOSPC) {
+					t.Fatal(err)
+				}
+				break
+			}
+			spare = append(spare, path)
+		}
+		free := func() {
+			os.Remove(spare[0])
+			spare = spare[1:]
+		}
+		for range 2 { // the listener's file, and its socket
+			check := nothing(t, v)
+			_, err := s.listen(v.dir + "/feed")
+			wantErr(t, "Listen", err, "listen ENOSPC")
+			check("Listen")
+			refused++
+			free()
+		}
+		l := s.mustListen(t, v.dir+"/feed")
+		check := nothing(t, v)
+		_, err := s.dial(v.dir + "/feed")
+		wantErr(t, "Dial", err, "dial ENOSPC")
+		refused++
+		check("Dial")
+		free()
+		c := s.mustDial(t, v.dir+"/feed").(*shmconn.Conn)
+		full(t, c, mustAccept(t, l).(*shmconn.Conn))
+		served++
+	})
+	t.Run("now and then", func(t *testing.T) {
+		dials := 500
+		if *long {
+			dials = 20_000
+		}
+		v := newVolume(t, "size=512k")
+		l := s.mustListen(t, v.dir+"/feed")
+		var wg, filling sync.WaitGroup
+		var stop atomic.Bool
+		filling.Go(func() {
+			r := seeded(t)
+			for !stop.Load() {
+				v.take(r.Int64N(512 << 10))
+				time.Sleep(time.Duration(r.IntN(300)) * time.Microsecond)
+				v.giveBack()
+			}
+		})
+		var echoing sync.WaitGroup
+		echoing.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				echoing.Go(func() { io.Copy(c, c); c.Close() })
+			}
+		})
+		var ok, enospc atomic.Int64
+		for range 3 {
+			wg.Go(func() {
+				for range dials {
+					c, err := s.dial(v.dir + "/feed")
+					if err != nil {
+						wantErr(t, "Dial", err, "dial ENOSPC")
+						enospc.Add(1)
+						continue
+					}
+					go c.Write(pattern(0, 5*size))
+					got := make([]byte, 5*size)
+					if n, err := io.ReadFull(c, got); err != nil {
+						t.Errorf("echoed were %d bytes, %v", n, err)
+					}
+					checkPattern(t, got, 0)
+					c.Close()
+					ok.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		stop.Store(true)
+		filling.Wait()
+		if ok.Load() == 0 || enospc.Load() == 0 {
+			t.Errorf("%d dials had room and %d had none: one of both was not tried", ok.Load(), enospc.Load())
+		}
+		eventually(func() bool { return len(left(v)) == 2 })
+		l.Close()
+		echoing.Wait()
+		refused += int(enospc.Load())
+		served += int(ok.Load())
+	})
+	t.Logf("figure: directory full: %d calls with ENOSPC, which left no name, descriptor or mapping; %d connections made beside them had all their memory", refused, served)
+}
+
+// TestFullDirectoryLater removes a listener's files where there is no room to put them
+// back: Accept says so, and they come back when there is.
+func TestFullDirectoryLater(t *testing.T) {
+	t.Parallel()
+	v := newVolume(t, "size=1m")
+	s := shape{Ring: 4096}
+	l := s.mustListen(t, v.dir+"/feed")
+	for _, name := range []string{"/shmconn.feed", "/shmconn.feed@sock"} {
+		if err := os.Remove(v.dir + name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v.take(0)
+	_, err := l.Accept()
+	wantErr(t, "Accept", err, "accept ENOSPC")
+	if got := listDir(v.dir); len(got) != 1 { // what takes the room
+		t.Errorf("files: %q", got)
+	}
+	v.giveBack()
+	var c conn
+	eventually(func() bool { c, err = s.dial(v.dir + "/feed"); return err == nil })
+	c.Close()
 }

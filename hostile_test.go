@@ -552,6 +552,8 @@ func (p *prober) count(what string, n, most int, err error) {
 }
 
 const (
+	mostConns = 300 // that serveEcho serves at a time
+
 	canary = 0xA5 // what is in buffers beyond their end
 	more   = 4    // calls that a prober makes when nothing more is to come
 )
@@ -574,7 +576,6 @@ func (p *prober) reads() {
 				var span []byte
 				span, err = p.c.Peek(k)
 				p.count("Peek", len(span), k, err)
-				n = len(span)
 				if err == nil {
 					err = p.c.Guard(func() { copy(buf[:k], span) })
 				}
@@ -959,6 +960,7 @@ type processTB struct {
 func (p *processTB) Helper()                   {}
 func (p *processTB) Cleanup(f func())          { p.cleanups = append(p.cleanups, f) }
 func (p *processTB) Fatal(a ...any)            { fmt.Fprintln(os.Stderr, a...); os.Exit(3) }
+func (p *processTB) Errorf(f string, a ...any) { p.Fatal(fmt.Sprintf(f, a...)) }
 func (p *processTB) Fatalf(f string, a ...any) { p.Fatal(fmt.Sprintf(f, a...)) }
 
 func (p *processTB) cleanup() {
@@ -986,10 +988,10 @@ var unrulies = []unruly{
 	{"sends wrong descriptors", 0, false, func(t *processTB, name string, s shape, n int) {
 		p := rawDialer(t, name, s)
 		message, fds := p.hello()
-		all := append(oddDescriptors(t), fds...)
+		odd := append(oddDescriptors(t), p.sock)
 		for i := range fds {
-			if n>>i&1 == 0 { // at least one
-				fds[i] = all[(n/8+i)%len(all)]
+			if n%7>>i&1 == 0 { // at least one
+				fds[i] = odd[(n/7+i)%len(odd)]
 			}
 		}
 		p.trySay(message, fds)
@@ -1189,7 +1191,7 @@ func TestUnruly(t *testing.T) {
 			eventually(func() bool { return runtime.NumGoroutine() <= goroutines+1 && openDescriptors() <= descriptors })
 			fds := 64 + 4*16 + 32 // silent ones; the descriptors of those that are being looked at; others
 			if u.accepted {
-				fds += 1000 // of connections, as many as the server keeps up with
+				fds += 2 * (mostConns + 1)
 			}
 			most := w.end(t, 1000, fds, 64, 256)
 			l.Close()
@@ -1201,17 +1203,19 @@ func TestUnruly(t *testing.T) {
 	}
 }
 
-// serveEcho sends back the first bytes of each connection, until l is closed.
+// serveEcho sends back the first bytes of each connection, of mostConns at a time, until l
+// is closed.
 func serveEcho(l listener) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for {
+	for free := make(chan bool, mostConns); ; {
+		free <- true
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
 		wg.Go(func() {
-			defer c.Close()
+			defer func() { c.Close(); <-free }()
 			buf := make([]byte, 64)
 			n, err := c.Read(buf)
 			if err == nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -345,18 +346,22 @@ func newVolume(t testing.TB, options string) *volume {
 	return v
 }
 
-// take takes all the room that is left, but for so many bytes.
+// take takes all the room there is, but for so many bytes.
 func (v *volume) take(left int64) {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(v.filler.Fd()), &st); err != nil {
-		v.t.Fatal(err)
-	}
-	for step := int64(st.Bavail)*st.Bsize - left; step >= st.Bsize; {
-		switch err := unix.Fallocate(int(v.filler.Fd()), 0, v.taken, step); err {
+	for most := int64(math.MaxInt64); ; {
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(int(v.filler.Fd()), &st); err != nil {
+			v.t.Fatal(err)
+		}
+		n := min(int64(st.Bavail)*st.Bsize-left, most)
+		if n < st.Bsize {
+			return
+		}
+		switch err := unix.Fallocate(int(v.filler.Fd()), 0, v.taken, n); err {
 		case nil:
-			v.taken += step
+			v.taken += n
 		case unix.ENOSPC: // somebody else has taken some
-			step = step / 2 &^ (st.Bsize - 1)
+			most = n / 2 &^ (st.Bsize - 1)
 		case unix.EINTR:
 		default:
 			v.t.Fatal(err)
