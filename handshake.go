@@ -87,11 +87,11 @@ func (d *Dialer) introduce(ctx context.Context, dir *segment.Dir, base string, a
 	if err != nil {
 		return nil, err
 	}
-	if !info.Alive {
-		return nil, segment.ErrNoListener
-	}
 	if !d.allows(info.UID) {
 		return nil, fmt.Errorf("listener's files belong to user %d: %w", info.UID, fs.ErrPermission)
+	}
+	if !info.Alive {
+		return nil, segment.ErrNoListener
 	}
 	o, err := newOffer(dir, base, info.Geometry)
 	if err != nil {
