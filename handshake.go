@@ -33,8 +33,6 @@ const (
 	introductionTimeout = 2 * time.Second // for a dialer that has connected to say something
 	maxIntroductions    = 64              // that have connected and said nothing yet
 
-	maxSends = 16 // of an introduction, by a dialer that was dropped before
-
 	attachPatience = 50 * time.Millisecond // for the kernel to say what was sent
 	maxAttachments = 16                    // of a user that are under way
 )
@@ -84,22 +82,9 @@ func dial(ctx context.Context, d *Dialer, name string) (*Conn, error) {
 	if info, err = segment.Lookup(dir, base); err != nil {
 		return nil, refused(err)
 	}
-	// A listener with too many silent dialers drops the eldest, which can be this one: to
-	// make the segment takes its time. It is there when it is dialed again.
-	send := func(message, rights []byte) (err error) {
-		for range maxSends {
-			err = unix.Sendmsg(sock, message, rights, nil, unix.MSG_NOSIGNAL)
-			if err != unix.EPIPE && err != unix.ECONNRESET {
-				break
-			}
-			again, err := connect(ctx, path)
-			if err != nil {
-				return err
-			}
-			unix.Close(sock)
-			sock = again
-		}
-		return os.NewSyscallError("sendmsg", err)
+	send := func(message, rights []byte) error {
+		sock, err = sendHello(ctx, sock, path, message, rights)
+		return err
 	}
 	s, err := introduce(send, dir, base, info.Geometry, d.BusyPoll, Addr{name}, peer)
 	if err != nil {
@@ -145,11 +130,9 @@ func connect(ctx context.Context, path string) (int, error) {
 			unix.Close(fd)
 			return -1, os.NewSyscallError("connect", err)
 		}
-		select {
-		case <-ctx.Done():
+		if err := doze(ctx, pause); err != nil {
 			unix.Close(fd)
-			return -1, ctx.Err()
-		case <-time.After(pause):
+			return -1, err
 		}
 	}
 }
