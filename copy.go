@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"runtime/debug"
@@ -46,13 +47,21 @@ func (s *stream) readFrom(r io.Reader) (n int64, err error) {
 	}
 }
 
+// A file is an *os.File, or the shell that its WriteTo, which io.Copy calls, puts around it:
+// the same that package net looks for.
+type file interface {
+	fs.File
+	io.Seeker
+	syscall.Conn
+}
+
 // regularFile returns the regular file that r is, and the limit that io.CopyN has
 // put on it, nil if there is none.
-func regularFile(r io.Reader) (f *os.File, limit *int64) {
+func regularFile(r io.Reader) (f file, limit *int64) {
 	if l, ok := r.(*io.LimitedReader); ok {
 		r, limit = l.R, &l.N
 	}
-	f, ok := r.(*os.File)
+	f, ok := r.(file)
 	if !ok {
 		return nil, nil
 	}
@@ -63,7 +72,7 @@ func regularFile(r io.Reader) (f *os.File, limit *int64) {
 }
 
 // readFile has the kernel read f into the ring until its end.
-func (s *stream) readFile(f *os.File, limit *int64) (n int64, err error) {
+func (s *stream) readFile(f file, limit *int64) (n int64, err error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return 0, err

@@ -1027,3 +1027,73 @@ func TestFullDirectoryLater(t *testing.T) {
 	eventually(func() bool { c, err = s.dial(v.dir + "/feed"); return err == nil })
 	c.Close()
 }
+
+// swarm is many dialers who say something and go. With few descriptors, few can be on
+// their way, unless it is root's. Its orders are "until NAME", which dials until that takes
+// long, and "more NAME N".
+func swarm(s shape, in *bufio.Scanner) {
+	limit := syscall.Rlimit{Cur: 64, Max: 64}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		panic(err)
+	}
+	n := 0
+	dial := func(name string, timeout time.Duration) error {
+		d := &shmconn.Dialer{Timeout: timeout, AllowUID: func(uint32) bool { return true }}
+		c, err := d.Dial(name)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = fmt.Fprintf(c, "%08d", n)
+		n++
+		return err
+	}
+	for in.Scan() {
+		f := strings.Fields(in.Text())
+		var err error
+		switch f[0] {
+		case "until":
+			for err == nil {
+				err = dial(f[1], 100*time.Millisecond)
+			}
+			fmt.Println(n)
+		case "more":
+			for more, _ := strconv.Atoi(f[2]); more > 0 && err == nil; more-- {
+				err = dial(f[1], 0)
+			}
+		}
+		fmt.Println(class(err))
+	}
+}
+
+// TestOnTheWay has a user dial who may have no more descriptors on their way: that is as
+// with a backlog that is full, and all are served in the end.
+func TestOnTheWay(t *testing.T) {
+	start := otherUsers(t)
+	for _, s := range []shape{{Ring: 4096}, {Ring: 4096, Anonymous: true}} {
+		t.Run(s.String(), func(t *testing.T) {
+			lc := &shmconn.ListenConfig{RingSize: s.Ring, Anonymous: s.Anonymous, Mode: 0o666, Backlog: 1000}
+			l, err := lc.Listen(newName())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			h := start(t, "swarm", syscall.Credential{Uid: somebody, Gid: somebody}, s)
+			n, _ := strconv.Atoi(h.call("until %s", l.Addr()))
+			h.expect("timeout")
+			if most := 64/helloDescriptors + 5; n < 10 || n > most {
+				t.Errorf("%d got in, want no more than %d: the limit was not tried", n, most)
+			}
+			const more = 50
+			h.send("more %s %d", l.Addr(), more)
+			t.Logf("figure: %d introductions on their way at a time, of a user with 64 descriptors; %d more waited, all served in order", n, more)
+			for i := range n + more {
+				got, err := io.ReadAll(mustAccept(t, l))
+				if want := fmt.Sprintf("%08d", i); string(got) != want || err != nil {
+					t.Fatalf("number %d says %q, %v, want %q", i, got, err, want)
+				}
+			}
+			h.expect("ok")
+		})
+	}
+}

@@ -33,6 +33,7 @@ var (
 		"accept.go",
 		"copy.go",
 		"handshake.go",
+		"hello.go",
 		"internal/dekker/barrier_amd64.go",
 		"internal/doorbell/doorbell_linux.go",
 		"internal/segment/conn_linux.go",

@@ -34,7 +34,7 @@ const (
 	maxIntroductions    = 64              // that have connected and said nothing yet
 	promptness          = 20 * time.Microsecond
 
-	maxDials = 16 // of a dialer that was dropped before
+	maxLooks = 16 // of a dialer at a listener that changes
 
 	attachPatience = 50 * time.Millisecond // for the kernel to say what was sent
 	maxAttachments = 16                    // of a user that are under way
@@ -55,30 +55,23 @@ func dial(ctx context.Context, d *Dialer, name string) (*Conn, error) {
 	}
 	defer dir.Close()
 	var s *stream
-	for range maxDials {
+	for range maxLooks {
 		if err = ctx.Err(); err != nil {
 			return nil, err
 		}
-		if s, err = d.introduce(ctx, dir, base, Addr{name}); err == nil {
-			return newConn(s), nil
-		}
-		if err != errReplaced && !dropped(err) {
+		if s, err = d.introduce(ctx, dir, base, Addr{name}); err != errReplaced {
 			break
 		}
 	}
-	return nil, refused(err)
+	if err != nil {
+		return nil, refused(err)
+	}
+	return newConn(s), nil
 }
 
 // errReplaced says that another listener has taken the name meanwhile, with another
 // kind of connections.
 var errReplaced = errors.New("listener was replaced")
-
-// dropped reports whether err says that the listener has hung up on who has said nothing
-// yet. It does so with the eldest when there are too many of them: who meant to speak dials
-// again.
-func dropped(err error) bool {
-	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
-}
 
 // introduce makes a connection and hands the listener its end. All is made before the
 // listener is connected to: so that wakes it once, and it finds what it was woken for.
@@ -108,7 +101,7 @@ func (d *Dialer) introduce(ctx context.Context, dir *segment.Dir, base string, a
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(sock)
+	defer func() { unix.Close(sock) }()
 	peer, err := peerCred(sock)
 	if err != nil {
 		return nil, err
@@ -121,7 +114,10 @@ func (d *Dialer) introduce(ctx context.Context, dir *segment.Dir, base string, a
 	} else if now.Geometry != info.Geometry {
 		return nil, errReplaced
 	}
-	return o.send(sock, addr, peer, d.BusyPoll)
+	if sock, err = sendHello(ctx, sock, path, o.message(), o.rights()); err != nil {
+		return nil, err
+	}
+	return o.stream(addr, peer, d.BusyPoll)
 }
 
 // allows reports whether a listener run by uid may be dialed.
@@ -161,11 +157,9 @@ func connect(ctx context.Context, path string) (int, error) {
 			unix.Close(fd)
 			return -1, os.NewSyscallError("connect", err)
 		}
-		select {
-		case <-ctx.Done():
+		if err := doze(ctx, pause); err != nil {
 			unix.Close(fd)
-			return -1, ctx.Err()
-		case <-time.After(pause):
+			return -1, err
 		}
 	}
 }
@@ -176,71 +170,6 @@ func peerCred(sock int) (cred, error) {
 		return cred{}, os.NewSyscallError("getsockopt", err)
 	}
 	return cred{u.Pid, u.Uid, u.Gid}, nil
-}
-
-// An offer is a connection that the listener has not been told of yet.
-type offer struct {
-	seg    *segment.Segment // nil once it is the stream's
-	id     segment.ID
-	size   int
-	bell   *doorbell.Bell
-	ringer int
-
-	theirBell, theirRinger int // the acceptor's ends
-}
-
-// newOffer makes the segment and the doorbells of a connection.
-func newOffer(dir *segment.Dir, base string, g segment.Geometry) (*offer, error) {
-	o := &offer{size: g.RingSize, ringer: -1, theirBell: -1, theirRinger: -1}
-	if err := o.make(dir, base, g); err != nil {
-		o.close()
-		return nil, err
-	}
-	return o, nil
-}
-
-func (o *offer) make(dir *segment.Dir, base string, g segment.Geometry) (err error) {
-	if o.seg, o.id, err = segment.Create(dir, base, g); err != nil {
-		return err
-	}
-	bell, theirRinger, err := doorbell.Pipe()
-	if err != nil {
-		return err
-	}
-	o.theirRinger = theirRinger
-	if o.bell, err = doorbell.NewBell(bell); err != nil {
-		return err
-	}
-	o.theirBell, o.ringer, err = doorbell.Pipe()
-	return err
-}
-
-// send hands the acceptor's end over sock and returns the stream of our own.
-func (o *offer) send(sock int, addr Addr, peer cred, busyPoll time.Duration) (*stream, error) {
-	hello := append([]byte(helloMagic), o.id[:]...)
-	if err := unix.Sendmsg(sock, hello, unix.UnixRights(o.seg.File(), o.theirRinger, o.theirBell), nil, unix.MSG_NOSIGNAL); err != nil {
-		return nil, os.NewSyscallError("sendmsg", err)
-	}
-	o.seg.HandedOver()
-	s := newStream(addr, peer, o.seg, o.size, o.bell, doorbell.NewRinger(o.ringer), busyPoll)
-	if err := s.connect(mem(o.seg.RingB()), mem(o.seg.RingA())); err != nil {
-		return nil, err
-	}
-	o.seg = nil
-	return s, nil
-}
-
-// close closes the acceptor's ends, and ours unless they are the stream's.
-func (o *offer) close() {
-	closeAll([]int{o.theirBell, o.theirRinger})
-	if o.seg == nil {
-		return
-	}
-	o.seg.Close()
-	closeAll([]int{o.ringer})
-	if o.bell != nil {
-		o.bell.Close()
-	}
 }
 
 func mem(header, data []byte) ringMem { return ringMem{header, data} }

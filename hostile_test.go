@@ -1193,7 +1193,7 @@ func TestUnruly(t *testing.T) {
 			if u.accepted {
 				fds += 2 * (mostConns + 1)
 			}
-			most := w.end(t, 1000, fds, 64, 256)
+			most := w.end(t, 2000, fds, 64, 256)
 			l.Close()
 			<-served
 			slices.Sort(took)

@@ -24,7 +24,7 @@ import (
 	"shmconn"
 )
 
-func init() { helpers["caller"], helpers["squatter"] = caller, squatter }
+func init() { helpers["caller"], helpers["squatter"], helpers["swarm"] = caller, squatter, swarm }
 
 // A plant is something that somebody has put where the library has its files.
 type plant struct {

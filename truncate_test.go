@@ -353,15 +353,16 @@ func (v *volume) take(left int64) {
 		if err := unix.Fstatfs(int(v.filler.Fd()), &st); err != nil {
 			v.t.Fatal(err)
 		}
-		n := min(int64(st.Bavail)*st.Bsize-left, most)
-		if n < st.Bsize {
+		block := int64(st.Bsize)
+		n := min(int64(st.Bavail)*block-left, most)
+		if n < block {
 			return
 		}
 		switch err := unix.Fallocate(int(v.filler.Fd()), 0, v.taken, n); err {
 		case nil:
 			v.taken += n
 		case unix.ENOSPC: // somebody else has taken some
-			most = n / 2 &^ (st.Bsize - 1)
+			most = n / 2 &^ (block - 1)
 		case unix.EINTR:
 		default:
 			v.t.Fatal(err)
