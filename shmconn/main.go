@@ -1,44 +1,37 @@
-// Command shmconn measures connections over shared memory and shows what listens.
+// Command shmconn shows connections over shared memory, measures them, and carries
+// them to where they could not go by themselves.
 package main
 
 import (
-	"fmt"
+	"context"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"shmconn/internal/bench"
-	"shmconn/internal/bench/cli"
 )
 
-const usage = `usage: shmconn COMMAND [flags]
+// A commandLine has a field for each command: a struct whose fields are the flags and
+// arguments, with a method
+//
+//	Run(ctx context.Context, s stdio) error
+//
+// and, for the text and the example of its --help, Help() string.
+type commandLine struct {
+	Ls    listCmd  `cmd:"" passthrough:"" help:"List the names that somebody listens on."`
+	Bench benchCmd `cmd:"" passthrough:"" help:"Measure connections beside sockets, pipes and the limits of the machine."`
+}
 
-  bench  measure connections beside sockets, pipes and the limits of the machine
-  ls     list the names that somebody listens on
-
-"shmconn COMMAND -h" shows the flags of a command.
-`
+// stdio is what a command reads and writes.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
 
 func main() {
 	bench.Main() // does not return in the processes that bench starts
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
-}
-
-// run runs the command and returns its exit status.
-func run(args []string, stdout, stderr io.Writer) int {
-	if len(args) == 0 {
-		fmt.Fprint(stderr, usage)
-		return 2
-	}
-	switch cmd := args[0]; cmd {
-	case "bench":
-		return new(cli.Command).Main(args[1:], stdout, stderr)
-	case "ls":
-		return ls(args[1:], stdout, stderr)
-	case "help", "-h", "-help", "--help":
-		fmt.Fprint(stdout, usage)
-		return 0
-	default:
-		fmt.Fprintf(stderr, "shmconn: no command %q\n\n%s", cmd, usage)
-		return 2
-	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
+	os.Exit(run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}))
 }
