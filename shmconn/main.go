@@ -20,7 +20,15 @@ import (
 // and, for the text and the example of its --help, Help() string.
 type commandLine struct {
 	Ls    listCmd  `cmd:"" passthrough:"" help:"List the names that somebody listens on."`
+	Cat   catCmd   `cmd:"" help:"Copy standard input to a connection, and the connection to standard output."`
 	Bench benchCmd `cmd:"" passthrough:"" help:"Measure connections beside sockets, pipes and the limits of the machine."`
+}
+
+func (commandLine) Help() string {
+	return `A NAME without a slash lives in the directory $SHMCONN_DIR, or /dev/shm; one with a slash
+says the directory, too.
+
+The exit status is 0, 1 if something failed, or 2 if the command line makes no sense.`
 }
 
 // stdio is what a command reads and writes.

@@ -78,12 +78,17 @@ func report(s stdio, err error) int {
 		fmt.Fprintf(s.err, "  \"%s --help\" tells more\n", name)
 		return 2
 	}
-	fmt.Fprintf(s.err, "shmconn: %v\n", err)
-	if h := hint(err); h != "" {
-		fmt.Fprintf(s.err, "  %s\n", h)
-	}
+	say(s, err)
 	if errors.As(err, &wrong) {
 		return 2
 	}
 	return 1
+}
+
+// say says on stderr that err has happened, with a hint where there is one.
+func say(s stdio, err error) {
+	fmt.Fprintf(s.err, "shmconn: %v\n", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintf(s.err, "  %s\n", h)
+	}
 }
