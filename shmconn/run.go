@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/alecthomas/kong"
 )
@@ -32,6 +33,10 @@ func run(ctx context.Context, args []string, s stdio) (code int) {
 		}
 	}()
 	parser := newParser(s)
+	if os.Getenv("COMP_LINE") != "" {
+		complete(parser, s.out)
+		return 0
+	}
 	if len(args) > 0 && args[0] == "help" {
 		args = append(args[1:len(args):len(args)], "--help")
 	}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	kongcompletion "github.com/jotaen/kong-completion"
+	posener "github.com/posener/complete"
+
+	"shmconn/internal/bench/cli"
+)
+
+type completionCmd struct {
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+}
+
+func (c *completionCmd) Help() string {
+	return `Names of listeners are completed, too.
+
+Example: for now; to have it always, put the line into ~/.bashrc.
+
+    source <(shmconn completion bash)
+
+In ~/.zshrc, and in ~/.config/fish/config.fish:
+
+    source <(shmconn completion zsh)
+    shmconn completion fish | source`
+}
+
+func (c *completionCmd) Run(ctx *kong.Context) error {
+	return (&kongcompletion.Completion{Shell: c.Shell, Code: true}).Run(ctx)
+}
+
+// complete answers a shell that asks by $COMP_LINE how the command line may go on.
+func complete(parser *kong.Kong, out io.Writer) {
+	command, err := kongcompletion.Command(parser, kongcompletion.WithPredictors(map[string]posener.Predictor{
+		"name":     posener.PredictFunc(predictNames),
+		"endpoint": posener.PredictFunc(predictEndpoints),
+	}))
+	if err != nil {
+		panic(err) // a field of commandLine has a predictor that is not one of these
+	}
+	bench := command.Sub["bench"]
+	bench.Flags = posener.Flags{}
+	cli.Flags().VisitAll(func(f *flag.Flag) { bench.Flags["-"+f.Name] = nil })
+	command.Sub["bench"] = bench
+
+	c := posener.New(parser.Model.Name, command)
+	c.Out = out
+	// To bash a word ends at a colon, and what comes after it alone is completed. It
+	// is the shell that sets COMP_TYPE.
+	if line := os.Getenv("COMP_LINE"); os.Getenv("COMP_TYPE") != "" {
+		word := line[strings.LastIndexByte(line, ' ')+1:]
+		c.Out = cutter{out, word[:strings.LastIndexByte(word, ':')+1]}
+	}
+	c.Complete()
+}
+
+// A cutter cuts a prefix off each line. Each Write is a line.
+type cutter struct {
+	w      io.Writer
+	prefix string
+}
+
+func (c cutter) Write(b []byte) (int, error) {
+	_, err := io.WriteString(c.w, strings.TrimPrefix(string(b), c.prefix))
+	return len(b), err
+}
+
+// predictNames returns the names of listeners.
+func predictNames(posener.Args) (names []string) {
+	entries, _ := os.ReadDir(cmp.Or(os.Getenv("SHMCONN_DIR"), "/dev/shm"))
+	for _, e := range entries {
+		// Files of connections and sockets have an "@" in their names.
+		if name, ok := strings.CutPrefix(e.Name(), "shmconn."); ok && !strings.Contains(name, "@") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// predictEndpoints returns what proxy may listen at or connect to.
+func predictEndpoints(a posener.Args) (list []string) {
+	if path, ok := strings.CutPrefix(a.Last, "unix:"); ok {
+		a.Last = path
+		for _, file := range posener.PredictFiles("*").Predict(a) {
+			list = append(list, "unix:"+file)
+		}
+		return list
+	}
+	for _, name := range predictNames(a) {
+		list = append(list, fmt.Sprintf("shm:%s", name))
+	}
+	return list
+}
