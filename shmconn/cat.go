@@ -111,14 +111,18 @@ func (e outputError) Unwrap() error { return e.error }
 // closed by the garbage collector.
 var unclosed []*shmconn.Conn
 
-// cat copies s.in to conn and conn to s.out, until both have ended. When something goes
+// cat copies s.in, if it is not nil, to conn and conn to s.out, until both have ended. When something goes
 // wrong it leaves conn open: the end of this process tells the peer that it did not get
 // all, which an end in order would hide.
 func cat(ctx context.Context, conn *shmconn.Conn, s stdio) error {
 	unclosed = append(unclosed, conn)
 	in := &input{r: s.in}
 	sent, received := make(chan error, 1), make(chan error, 1)
-	go func() { sent <- send(conn, in) }()
+	if s.in == nil {
+		sent = nil // and the peer sees the end when all it sent has been written
+	} else {
+		go func() { sent <- send(conn, in) }()
+	}
 	go func() { received <- receive(s.out, conn) }()
 	var look <-chan time.Time // ticks when it is time to see whether the peer has closed
 	for sent != nil || received != nil {
@@ -151,14 +155,11 @@ func cat(ctx context.Context, conn *shmconn.Conn, s stdio) error {
 
 // An input is standard input, and knows whether somebody waits for it.
 type input struct {
-	r     io.Reader // nil: empty
+	r     io.Reader
 	waits atomic.Bool
 }
 
 func (in *input) Read(b []byte) (int, error) {
-	if in.r == nil {
-		return 0, io.EOF
-	}
 	in.waits.Store(true)
 	n, err := in.r.Read(b)
 	in.waits.Store(false)

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -50,26 +53,28 @@ func complete(parser *kong.Kong, out io.Writer) {
 	cli.Flags().VisitAll(func(f *flag.Flag) { bench.Flags["-"+f.Name] = nil })
 	command.Sub["bench"] = bench
 
+	var answers bytes.Buffer
 	c := posener.New(parser.Model.Name, command)
-	c.Out = out
-	// To bash a word ends at a colon, and what comes after it alone is completed. It
-	// is the shell that sets COMP_TYPE.
-	if line := os.Getenv("COMP_LINE"); os.Getenv("COMP_TYPE") != "" {
-		word := line[strings.LastIndexByte(line, ' ')+1:]
-		c.Out = cutter{out, word[:strings.LastIndexByte(word, ':')+1]}
-	}
+	c.Out = &answers
 	c.Complete()
+	lines := slices.Sorted(strings.Lines(answers.String()))
+	for _, line := range slices.Compact(lines) {
+		io.WriteString(out, strings.TrimPrefix(line, behindColon()))
+	}
 }
 
-// A cutter cuts a prefix off each line. Each Write is a line.
-type cutter struct {
-	w      io.Writer
-	prefix string
-}
-
-func (c cutter) Write(b []byte) (int, error) {
-	_, err := io.WriteString(c.w, strings.TrimPrefix(string(b), c.prefix))
-	return len(b), err
+// behindColon returns what bash has of the word already and does not want to hear again:
+// to it a word ends at a colon. It is the shell that sets $COMP_TYPE.
+func behindColon() string {
+	if os.Getenv("COMP_TYPE") == "" {
+		return ""
+	}
+	line := os.Getenv("COMP_LINE")
+	if n, err := strconv.Atoi(os.Getenv("COMP_POINT")); err == nil && n < len(line) {
+		line = line[:n]
+	}
+	word := line[strings.LastIndexByte(line, ' ')+1:]
+	return word[:strings.LastIndexByte(word, ':')+1]
 }
 
 // predictNames returns the names of listeners.
