@@ -105,7 +105,7 @@ func newPinger(conn *shmconn.Conn, c *pingCmd, s stdio) *pinger {
 // run makes round trips until there were enough or ctx ends, which is no error.
 func (p *pinger) run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { p.conn.SetDeadline(time.Now()) })()
-	if pid, _, _ := p.conn.PeerCred(); p.each {
+	if pid, _, _ := p.conn.PeerCred(); !p.JSON {
 		fmt.Fprintf(p.s.out, "PING %s (pid %d): %d bytes\n", p.Name, pid, p.Size)
 	}
 	tick := time.NewTicker(max(time.Duration(p.Interval), 1))
