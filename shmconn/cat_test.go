@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -45,7 +47,6 @@ type process struct {
 
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	needLinux(t)
 	p := &process{Cmd: exec.Command("shmconn", args...)}
 	p.Stderr = &p.stderr
 	var err error
@@ -211,7 +212,6 @@ func TestCatKeepsOn(t *testing.T) {
 
 func listen(t *testing.T, name string) *shmconn.Listener {
 	t.Helper()
-	needLinux(t)
 	l, err := shmconn.Listen(name)
 	if err != nil {
 		t.Fatal(err)
