@@ -26,6 +26,12 @@ type listCmd struct {
 	Args []string `arg:"" optional:"" help:"Directory and flags: see shmconn ls -h."`
 }
 
+func (c *listCmd) Help() string {
+	return `Example:
+
+    shmconn ls`
+}
+
 func (c *listCmd) Run(s stdio) error { return exit(ls(c.Args, s.out, s.err)) }
 
 // exit returns the error for an exit status.
