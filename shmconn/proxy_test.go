@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"shmconn"
 )
@@ -242,6 +243,31 @@ func TestProxyServerCloses(t *testing.T) {
 	})
 }
 
+// A server that does not read any more stops the client, too, who may go on reading. TCP
+// does not tell that, and a writer whose Unix socket is full does not see it.
+func TestProxyServerStopsReading(t *testing.T) {
+	for _, to := range []string{"shm", "unix"} {
+		t.Run("shm-"+to, func(t *testing.T) {
+			stopped := make(chan bool)
+			server := serve(t, to, func(c conn) {
+				c.CloseRead()
+				io.WriteString(c, "!")
+				<-stopped
+				io.WriteString(c, "still here")
+			})
+			c := dial(t, startProxy(t, place(t, "shm"), server).at)
+			io.ReadFull(c, make([]byte, 1))
+			if _, err := io.Copy(c, rand.NewChaCha8([32]byte{})); !errors.Is(err, syscall.EPIPE) {
+				t.Error(err)
+			}
+			close(stopped)
+			if b, err := io.ReadAll(c); err != nil || string(b) != "still here" {
+				t.Errorf("%q, %v", b, err)
+			}
+		})
+	}
+}
+
 // A client that dies: a socket's closes, and so does one over shared memory; a reset of
 // TCP is one at the other end, too.
 func TestProxyClientDies(t *testing.T) {
@@ -299,7 +325,10 @@ func TestProxyMax(t *testing.T) {
 			for h := high.Load(); n > h && !high.CompareAndSwap(h, n); h = high.Load() {
 			}
 			if n == most {
-				once.Do(func() { close(full) })
+				once.Do(func() {
+					time.Sleep(50 * time.Millisecond) // for one more to come, which must not
+					close(full)
+				})
 			}
 			<-full
 			now.Add(-1) // before the proxy can know that the connection ends
