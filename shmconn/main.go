@@ -1,44 +1,50 @@
-// Command shmconn measures connections over shared memory and shows what listens.
+// Command shmconn shows connections over shared memory, measures them, and carries
+// them to where they could not go by themselves.
 package main
 
 import (
-	"fmt"
+	"context"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"shmconn/internal/bench"
-	"shmconn/internal/bench/cli"
 )
 
-const usage = `usage: shmconn COMMAND [flags]
+// A commandLine has a field for each command: a struct whose fields are the flags and
+// arguments, with a method
+//
+//	Run(ctx context.Context, s stdio) error
+//
+// and, for the text and the example of its --help, Help() string.
+type commandLine struct {
+	Ls         listCmd       `cmd:"" passthrough:"" help:"List the names that somebody listens on."`
+	Cat        catCmd        `cmd:"" help:"Copy standard input to a connection, and the connection to standard output."`
+	Proxy      proxyCmd      `cmd:"" help:"Carry connections between shared memory, Unix sockets and TCP."`
+	Ping       pingCmd       `cmd:"" help:"Measure round trips to shmconn pong."`
+	Pong       pongCmd       `cmd:"" help:"Listen, and send back whatever comes."`
+	Bench      benchCmd      `cmd:"" passthrough:"" help:"Measure connections beside sockets, pipes and the limits of the machine."`
+	Completion completionCmd `cmd:"" help:"Print what makes a shell complete the command line."`
+	Man        manCmd        `cmd:"" help:"Print the manual page."`
+}
 
-  bench  measure connections beside sockets, pipes and the limits of the machine
-  ls     list the names that somebody listens on
+func (commandLine) Help() string {
+	return `A NAME without a slash lives in the directory $SHMCONN_DIR, or /dev/shm; one with a slash
+says the directory, too.
 
-"shmconn COMMAND -h" shows the flags of a command.
-`
+The exit status is 0, 1 if something failed, or 2 if the command line makes no sense.`
+}
+
+// stdio is what a command reads and writes.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
 
 func main() {
 	bench.Main() // does not return in the processes that bench starts
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
-}
-
-// run runs the command and returns its exit status.
-func run(args []string, stdout, stderr io.Writer) int {
-	if len(args) == 0 {
-		fmt.Fprint(stderr, usage)
-		return 2
-	}
-	switch cmd := args[0]; cmd {
-	case "bench":
-		return new(cli.Command).Main(args[1:], stdout, stderr)
-	case "ls":
-		return ls(args[1:], stdout, stderr)
-	case "help", "-h", "-help", "--help":
-		fmt.Fprint(stdout, usage)
-		return 0
-	default:
-		fmt.Fprintf(stderr, "shmconn: no command %q\n\n%s", cmd, usage)
-		return 2
-	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
+	os.Exit(run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}))
 }

@@ -18,9 +18,10 @@ func TestRun(t *testing.T) {
 		status         int
 		stdout, stderr string // in what it says
 	}{
-		{"", 2, "", "usage: shmconn COMMAND"},
-		{"help", 0, "usage: shmconn COMMAND", ""},
-		{"nonsense", 2, "", `no command "nonsense"`},
+		{"", 2, "", "no command is given"},
+		{"help", 0, "Usage: shmconn <command>", ""},
+		{"--help", 0, "Usage: shmconn <command>", ""},
+		{"nonsense", 2, "", "unexpected argument nonsense"},
 		{"bench -list -run ^dial$", 0, "shm-64KiB", ""},
 		{"bench -rounds x", 2, "", "invalid value"},
 		{"ls -h", 0, "", "usage: shmconn ls"},
@@ -28,7 +29,7 @@ func TestRun(t *testing.T) {
 		{"ls /no/such/directory", 1, "", "/no/such/directory"},
 	} {
 		var stdout, stderr bytes.Buffer
-		status := run(strings.Fields(tt.args), &stdout, &stderr)
+		status := run(t.Context(), strings.Fields(tt.args), stdio{nil, &stdout, &stderr})
 		if status != tt.status || !strings.Contains(stdout.String(), tt.stdout) || !strings.Contains(stderr.String(), tt.stderr) {
 			t.Errorf("shmconn %s: status %d, said\n%s\n%s", tt.args, status, stdout.String(), stderr.String())
 		}
@@ -74,7 +75,7 @@ func TestLs(t *testing.T) {
 	}
 
 	var stdout, stderr bytes.Buffer
-	status := run([]string{"ls"}, &stdout, &stderr)
+	status := run(t.Context(), []string{"ls"}, stdio{nil, &stdout, &stderr})
 	want := fmt.Sprintf(`
 NAME   STATE            PID  RING SIZE  ACCEPTED  REFUSED
 a      nobody listens

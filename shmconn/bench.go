@@ -1,0 +1,43 @@
+package main
+
+import (
+	"shmconn/internal/bench/cli"
+)
+
+// A benchCmd hands its arguments to the bench, whose flags also have a single dash.
+type benchCmd struct {
+	Args []string `arg:"" optional:"" help:"Flags of the bench: see shmconn bench -h."`
+}
+
+func (c *benchCmd) Help() string {
+	return `Its flags may have one dash or two; "shmconn bench -h" lists them.
+
+Example: the round trips alone, with charts.
+
+    shmconn bench -run roundtrip -html roundtrip.html`
+}
+
+func (c *benchCmd) Run(s stdio) error {
+	return exit(new(cli.Command).Main(c.Args, s.out, s.err))
+}
+
+// A listCmd hands its arguments to ls.
+type listCmd struct {
+	Args []string `arg:"" optional:"" help:"Directory and flags: see shmconn ls -h."`
+}
+
+func (c *listCmd) Help() string {
+	return `Example:
+
+    shmconn ls`
+}
+
+func (c *listCmd) Run(s stdio) error { return exit(ls(c.Args, s.out, s.err)) }
+
+// exit returns the error for an exit status.
+func exit(code int) error {
+	if code == 0 {
+		return nil
+	}
+	return status(code)
+}
