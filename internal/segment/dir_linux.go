@@ -54,10 +54,9 @@ func sameFile(dir int, name string, fd int) bool {
 		a.Dev == b.Dev && a.Ino == b.Ino
 }
 
-func unlinkIfSame(dir int, name string, fd int) {
-	if sameFile(dir, name, fd) {
-		unix.Unlinkat(dir, name, 0)
-	}
+// unlinkIfSame removes name if it is the file behind fd, and reports whether it did.
+func unlinkIfSame(dir int, name string, fd int) bool {
+	return sameFile(dir, name, fd) && unix.Unlinkat(dir, name, 0) == nil
 }
 
 // lock takes the lock of the file behind fd, for as long as any descriptor of this
@@ -87,12 +86,18 @@ func lockFor(fd int, d time.Duration) error {
 // sweep removes the connection segments of base that a killed dialer of the caller's
 // user has left: those which nobody has locked.
 func (d *Dir) sweep(base string) {
+	d.removeConns(base, func(uid uint32) bool { return uid == uint32(os.Geteuid()) }, false)
+}
+
+// removeConns removes the connection segments of base that nobody has locked, if their
+// owners are mine, and returns their names. With dry it does nothing else.
+func (d *Dir) removeConns(base string, mine func(uid uint32) bool, dry bool) (gone []string, err error) {
 	f, err := os.Open(d.path)
 	if err != nil {
-		return
+		return nil, err
 	}
 	defer f.Close()
-	names, _ := f.Readdirnames(-1)
+	names, err := f.Readdirnames(-1)
 	for _, name := range names {
 		if id, ok := strings.CutPrefix(name, Prefix+base+"@"); !ok || len(id) != 2*len(ID{}) {
 			continue
@@ -102,11 +107,14 @@ func (d *Dir) sweep(base string) {
 			continue
 		}
 		var st unix.Stat_t
-		if unix.Fstat(fd, &st) == nil && st.Uid == uint32(os.Geteuid()) && lock(fd) == nil {
-			unlinkIfSame(d.fd, name, fd)
+		if unix.Fstat(fd, &st) == nil && mine(st.Uid) && (dry && !Locked(fd) || !dry && lock(fd) == nil) {
+			if dry || unlinkIfSame(d.fd, name, fd) {
+				gone = append(gone, name)
+			}
 		}
 		unix.Close(fd)
 	}
+	return gone, err
 }
 
 // pread fills b from the start of the file behind fd.
