@@ -44,7 +44,7 @@ func DecodeConn(b []byte) (ConnInfo, error) {
 }
 
 // ErrUnfinished says that a connection segment has no header yet, or never got one.
-var ErrUnfinished = errors.New("segment is being made")
+var ErrUnfinished = errors.New("segment has no header")
 
 // Locked reports whether somebody else has the lock that a living listener has on its
 // segment, and a living dialer on a named one. It takes no lock, so that nobody who
