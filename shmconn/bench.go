@@ -9,6 +9,14 @@ type benchCmd struct {
 	Args []string `arg:"" optional:"" help:"Flags of the bench: see shmconn bench -h."`
 }
 
+func (c *benchCmd) Help() string {
+	return `Its flags may have one dash or two; "shmconn bench -h" lists them.
+
+Example: the round trips alone, with charts.
+
+    shmconn bench -run roundtrip -html roundtrip.html`
+}
+
 func (c *benchCmd) Run(s stdio) error {
 	return exit(new(cli.Command).Main(c.Args, s.out, s.err))
 }

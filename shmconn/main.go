@@ -19,8 +19,21 @@ import (
 //
 // and, for the text and the example of its --help, Help() string.
 type commandLine struct {
-	Ls    listCmd  `cmd:"" passthrough:"" help:"List the names that somebody listens on."`
-	Bench benchCmd `cmd:"" passthrough:"" help:"Measure connections beside sockets, pipes and the limits of the machine."`
+	Ls         listCmd       `cmd:"" passthrough:"" help:"List the names that somebody listens on."`
+	Cat        catCmd        `cmd:"" help:"Copy standard input to a connection, and the connection to standard output."`
+	Proxy      proxyCmd      `cmd:"" help:"Carry connections between shared memory, Unix sockets and TCP."`
+	Ping       pingCmd       `cmd:"" help:"Measure round trips to shmconn pong."`
+	Pong       pongCmd       `cmd:"" help:"Listen, and send back whatever comes."`
+	Bench      benchCmd      `cmd:"" passthrough:"" help:"Measure connections beside sockets, pipes and the limits of the machine."`
+	Completion completionCmd `cmd:"" help:"Print what makes a shell complete the command line."`
+	Man        manCmd        `cmd:"" help:"Print the manual page."`
+}
+
+func (commandLine) Help() string {
+	return `A NAME without a slash lives in the directory $SHMCONN_DIR, or /dev/shm; one with a slash
+says the directory, too.
+
+The exit status is 0, 1 if something failed, or 2 if the command line makes no sense.`
 }
 
 // stdio is what a command reads and writes.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/alecthomas/kong"
 )
@@ -32,6 +33,10 @@ func run(ctx context.Context, args []string, s stdio) (code int) {
 		}
 	}()
 	parser := newParser(s)
+	if os.Getenv("COMP_LINE") != "" {
+		complete(parser, s.out)
+		return 0
+	}
 	if len(args) > 0 && args[0] == "help" {
 		args = append(args[1:len(args):len(args)], "--help")
 	}
@@ -78,12 +83,17 @@ func report(s stdio, err error) int {
 		fmt.Fprintf(s.err, "  \"%s --help\" tells more\n", name)
 		return 2
 	}
-	fmt.Fprintf(s.err, "shmconn: %v\n", err)
-	if h := hint(err); h != "" {
-		fmt.Fprintf(s.err, "  %s\n", h)
-	}
+	say(s, err)
 	if errors.As(err, &wrong) {
 		return 2
 	}
 	return 1
+}
+
+// say says on stderr that err has happened, with a hint where there is one.
+func say(s stdio, err error) {
+	fmt.Fprintf(s.err, "shmconn: %v\n", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintf(s.err, "  %s\n", h)
+	}
 }

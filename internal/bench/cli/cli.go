@@ -44,7 +44,19 @@ type flags struct {
 	json, html string
 }
 
+// Flags returns the flags of the command, for what describes it elsewhere.
+func Flags() *flag.FlagSet { return new(Command).flagSet(new(flags), io.Discard) }
+
 func (c *Command) parse(args []string, out io.Writer) (f flags, err error) {
+	fs := c.flagSet(&f, out)
+	if err := fs.Parse(args); err != nil {
+		return f, err
+	}
+	return f, f.check(fs.Args())
+}
+
+// flagSet returns the flags, which set f.
+func (c *Command) flagSet(f *flags, out io.Writer) *flag.FlagSet {
 	fs := flag.NewFlagSet(c.Name, flag.ContinueOnError)
 	fs.SetOutput(out)
 	fs.StringVar(&f.run, "run", "", "measure only workloads whose name matches `REGEXP`")
@@ -60,11 +72,9 @@ func (c *Command) parse(args []string, out io.Writer) (f flags, err error) {
 	fs.Usage = func() {
 		fmt.Fprintf(out, "usage: %s [flags]\n\nMeasures connections over shared memory beside their rivals and the limits of\nthe machine, in interleaved rounds.\n\n", c.Name)
 		fs.PrintDefaults()
+		fmt.Fprintf(out, "\nExample: the round trips alone, with charts.\n\n  %s -run roundtrip -html roundtrip.html\n", c.Name)
 	}
-	if err := fs.Parse(args); err != nil {
-		return f, err
-	}
-	return f, f.check(fs.Args())
+	return fs
 }
 
 func (f *flags) check(rest []string) error {

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"shmconn"
+	"shmconn/internal/bench"
+)
+
+// TestMain makes this binary the command shmconn, in $PATH, and helpers of the scripts.
+func TestMain(m *testing.M) {
+	bench.Main()
+	testscript.Main(tests{m}, map[string]func(){
+		"shmconn":     main,
+		"http-server": httpServer,
+		"http-get":    httpGet,
+	})
+}
+
+// tests runs the tests with a directory of their own for names.
+type tests struct{ *testing.M }
+
+func (t tests) Run() int {
+	if runtime.GOOS != "linux" {
+		return t.M.Run()
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "shmconn-test-")
+	if err != nil {
+		log.Print(err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	os.Setenv("SHMCONN_DIR", dir)
+	return t.M.Run()
+}
+
+func needLinux(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("connections over shared memory are for Linux")
+	}
+}
+
+// TestScript runs the command as a user would. A script has a directory of names to
+// itself; these commands are there beside those of testscript:
+//
+//	status N program [args...]   runs a program, whose exit status must be N
+//	random FILE SIZE             makes a file of random bytes
+//	listening FILE VAR           waits until a proxy that logs to FILE in JSON listens, and sets $VAR to where
+//	signal NAME WORDS            sends a signal to the command in the background whose arguments hold WORDS
+//	swept                        checks that the directory of names is empty
+func TestScript(t *testing.T) {
+	needLinux(t)
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			dir, err := os.MkdirTemp(os.Getenv("SHMCONN_DIR"), "script-")
+			e.Setenv("SHMCONN_DIR", dir)
+			e.Setenv("COLUMNS", "80")
+			return err
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"status":    cmdStatus,
+			"random":    cmdRandom,
+			"listening": cmdListening,
+			"signal":    cmdSignal,
+			"swept":     cmdSwept,
+		},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+	})
+}
+
+func cmdStatus(ts *testscript.TestScript, neg bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		code = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if args[0] != strconv.Itoa(code) {
+		ts.Fatalf("exit status %d", code)
+	}
+}
+
+func cmdRandom(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{1}).Read(b)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+}
+
+func cmdListening(ts *testscript.TestScript, neg bool, args []string) {
+	for {
+		b, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			ts.Fatalf("%v", err)
+		}
+		line, _, whole := bytes.Cut(b, []byte("\n"))
+		if !whole {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		var entry struct{ Msg, From string }
+		if err := json.Unmarshal(line, &entry); err != nil || entry.Msg != "listening" {
+			ts.Fatalf("it logged %q", b)
+		}
+		_, addr, _ := strings.Cut(entry.From, ":")
+		ts.Setenv(args[1], addr)
+		return
+	}
+}
+
+func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
+	signals := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT}
+	n := 0
+	for _, c := range ts.BackgroundCmds() {
+		if strings.Contains(strings.Join(c.Args, " "), args[1]) {
+			ts.Check(c.Process.Signal(signals[args[0]]))
+			n++
+		}
+	}
+	if n != 1 {
+		ts.Fatalf("%d commands are %q", n, args[1])
+	}
+}
+
+func cmdSwept(ts *testscript.TestScript, neg bool, args []string) {
+	left, err := filepath.Glob(filepath.Join(ts.Getenv("SHMCONN_DIR"), "*"))
+	ts.Check(err)
+	if len(left) > 0 {
+		ts.Fatalf("left behind: %v", left)
+	}
+}
+
+// httpServer serves HTTP on the name os.Args[1]: /hello, /echo, /big.
+func httpServer() {
+	l, err := shmconn.Listen(os.Args[1])
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/hello", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "hello from", r.Host) })
+	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			log.Print(err)
+		}
+		w.Write(b)
+	})
+	log.Fatal(http.Serve(l, mux))
+}
+
+// httpGet prints what http://os.Args[1] says, where the host is a name.
+func httpGet() {
+	client := http.Client{Transport: &http.Transport{DialContext: new(shmconn.Dialer).DialContext}}
+	resp, err := client.Get("http://" + os.Args[1])
+	if err != nil {
+		log.Fatal(err)
+	}
+	io.Copy(os.Stdout, resp.Body)
+}
