@@ -96,7 +96,12 @@ type Conn struct {
 }
 
 // Key identifies a connection as long as it lives.
-func (c *Conn) Key() any { return c.key }
+func (c *Conn) Key() any {
+	return struct {
+		key
+		id string
+	}{c.key, c.ID}
+}
 
 // A key is the memory of a connection: the name tells file systems apart, whose device
 // numbers /proc/PID/maps and stat do not always agree on.

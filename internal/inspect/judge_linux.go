@@ -117,8 +117,8 @@ func (f *facts) judge() Conn {
 		}
 	case err != nil:
 		c.State, c.Note = Corrupt, err.Error()
-		if errors.Is(err, segment.ErrUnfinished) && len(f.ends) == 0 {
-			c.State = Stale
+		if len(f.ends) == 0 && !f.locked {
+			c.State = Stale // whatever it is, nobody has it
 		}
 	default:
 		c.Readable = true

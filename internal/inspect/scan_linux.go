@@ -29,7 +29,7 @@ type Scanner struct {
 
 // Scan looks at all processes of the machine once.
 func (s *Scanner) Scan() (*Snapshot, error) {
-	snap := &Snapshot{Time: time.Now()}
+	snap := &Snapshot{Time: time.Now(), Listeners: []Listener{}, Conns: []Conn{}} // which JSON has as [], not as null
 	// Names first: a segment that is seen here and whose process has ended by the time
 	// that processes are looked at is found out to be gone.
 	files, err := s.names()
@@ -50,7 +50,7 @@ func (s *Scanner) Scan() (*Snapshot, error) {
 		}
 		snap.Conns = append(snap.Conns, f.judge())
 	}
-	snap.Listeners = s.listeners(procs, files)
+	snap.Listeners = append(snap.Listeners, s.listeners(procs, files)...)
 	snap.sort()
 	return snap, nil
 }
