@@ -40,11 +40,12 @@ var (
 		"internal/segment/dir_linux.go",
 		"internal/segment/listener_linux.go",
 		"internal/segment/map_linux_unsafe.go",
+		"internal/segment/remove_linux.go",
 		"internal/wait/quota_linux.go",
 	}
 
 	// tools are not part of the library. They go by the rule about unsafe alone.
-	tools = []string{"internal/bench", "docs/model", "shmconn", "examples", ".ci"}
+	tools = []string{"internal/bench", "internal/inspect", "docs/model", "docs/picture", "shmconn", "examples", ".ci"}
 )
 
 // A goFile is a parsed file of the module.

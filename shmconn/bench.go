@@ -21,19 +21,6 @@ func (c *benchCmd) Run(s stdio) error {
 	return exit(new(cli.Command).Main(c.Args, s.out, s.err))
 }
 
-// A listCmd hands its arguments to ls.
-type listCmd struct {
-	Args []string `arg:"" optional:"" help:"Directory and flags: see shmconn ls -h."`
-}
-
-func (c *listCmd) Help() string {
-	return `Example:
-
-    shmconn ls`
-}
-
-func (c *listCmd) Run(s stdio) error { return exit(ls(c.Args, s.out, s.err)) }
-
 // exit returns the error for an exit status.
 func exit(code int) error {
 	if code == 0 {

@@ -20,8 +20,8 @@ import (
 )
 
 var (
-	long = flag.Bool("long", false, "run the full numbers")
-	size = flag.Int64("size", 64e6, "`BYTES` that go through cat")
+	long    = flag.Bool("long", false, "run the full numbers")
+	catSize = flag.Int64("size", 64e6, "`BYTES` that go through cat")
 )
 
 // exitStatus returns the exit status of a command that was waited for, -1 for a signal.
@@ -75,7 +75,7 @@ func (p *process) end(t *testing.T, want int, says string) {
 
 // Many bytes arrive as they were sent, through two pipes.
 func TestCatManyBytes(t *testing.T) {
-	n := *size
+	n := *catSize
 	if *long {
 		n = max(n, 10e9)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 var update = flag.Bool("update", false, "write docs/help.md anew")
@@ -44,7 +45,7 @@ func TestHelp(t *testing.T) {
 		}
 		text := help(t, n.Name)
 		for _, line := range strings.Split(text, "\n") {
-			if len(line) > 80 {
+			if utf8.RuneCountInString(line) > 80 {
 				t.Errorf("%s: longer than 80: %s", n.Name, line)
 			}
 		}

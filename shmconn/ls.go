@@ -2,60 +2,164 @@ package main
 
 import (
 	"cmp"
-	"errors"
-	"flag"
+	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"strings"
-	"text/tabwriter"
+	"slices"
+	"strconv"
+	"time"
+
+	"shmconn/internal/inspect"
 )
 
-// ls lists the names of listeners whose files are in a directory.
-func ls(args []string, stdout, stderr io.Writer) int {
-	fs := flag.NewFlagSet("shmconn ls", flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	fs.Usage = func() {
-		fmt.Fprintln(stderr, "usage: shmconn ls [DIRECTORY]\n\nLists the names that somebody listens on in DIRECTORY, by default $SHMCONN_DIR or /dev/shm,\nand those that a listener which died has left.")
-	}
-	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return 0
-	} else if err != nil {
-		return 2
-	}
-	if fs.NArg() > 1 {
-		fs.Usage()
-		return 2
-	}
-	dir := cmp.Or(fs.Arg(0), os.Getenv("SHMCONN_DIR"), "/dev/shm")
-	names, err := listeners(dir)
-	if err != nil {
-		fmt.Fprintln(stderr, "shmconn ls:", err)
-		return 1
-	}
-	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
-	if len(names) > 0 {
-		fmt.Fprintln(w, "NAME\tSTATE\tPID\tRING SIZE\tACCEPTED\tREFUSED")
-	}
-	for _, name := range names {
-		fmt.Fprintf(w, "%s\t%s\n", name, describe(dir, name))
-	}
-	w.Flush()
-	return 0
+type lsCmd struct {
+	Name string `arg:"" optional:"" predictor:"name" help:"List this name alone; or, if it ends in a slash, what is in this directory."`
+	JSON bool   `name:"json" help:"Print JSON."`
 }
 
-// listeners returns the names of the listener segments in dir, sorted.
-func listeners(dir string) (names []string, err error) {
-	entries, err := os.ReadDir(dir)
+func (c *lsCmd) Help() string {
+	return `For each name it lists the listener, and the connections that the caller may see: root all,
+others those of their own processes, and of a connection with another user's process their
+own end. A connection's arrows point from the dialer to the acceptor and back.
+
+STATE is listening, stale (left by a process that died: "shmconn rm" removes it), waiting
+(dialed and not seen to be accepted), established, half closed, peer closed, peer gone (died
+without closing), corrupt or unknown.
+
+ENDS says what the dialer and the acceptor do: parked (asleep until there is something to
+read), blocked (asleep until there is room to write), full (awake, and there is no room to
+write), awake. Whether one that is awake polls or does something else cannot be seen.
+
+Looking disturbs nobody: all is opened for reading only, and no lock is taken.
+
+Example:
+
+    shmconn ls
+    shmconn ls --json feed | jq '.connections[] | select(.state == "peer gone")'`
+}
+
+func (c *lsCmd) Run(s stdio) error {
+	at, err := where(c.Name)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("ls %s: %w", c.Name, err)
 	}
-	for _, e := range entries {
-		// Files of connections and sockets have an "@" in their names.
-		name, ok := strings.CutPrefix(e.Name(), "shmconn.")
-		if ok && name != "" && !strings.Contains(name, "@") && e.Type().IsRegular() {
-			names = append(names, name)
+	snap, err := (&inspect.Scanner{Dirs: []string{at.dir}}).Scan()
+	if err != nil {
+		return fmt.Errorf("ls: %w", err)
+	}
+	snap = at.selectFrom(snap)
+	if c.JSON {
+		err = printJSON(s.out, snap)
+	} else {
+		err = printTable(s.out, lsTable(snap))
+	}
+	if err != nil {
+		return err
+	}
+	if snap.Hidden > 0 && terminal(s.out) && !c.JSON {
+		fmt.Fprintf(s.err, "%d processes may not be looked into: root sees all\n", snap.Hidden)
+	}
+	if c.Name != "" && len(snap.Listeners)+len(snap.Conns) == 0 {
+		return fmt.Errorf("ls %s: nobody listens, and no connection is seen", c.Name)
+	}
+	return nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// lsTable returns the rows of snap under a headline, nothing if there are none.
+func lsTable(snap *inspect.Snapshot) [][]cell {
+	type named struct {
+		name string
+		row  []cell
+	}
+	var rows []named
+	for _, l := range snap.Listeners {
+		rows = append(rows, named{l.Name, lsListener(&l, snap.Time)})
+	}
+	for _, c := range snap.Conns {
+		rows = append(rows, named{c.Name, lsConn(&c, snap.Time)})
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(rows, func(a, b named) int { return cmp.Compare(a.name, b.name) })
+	table := [][]cell{{
+		left("NAME"), left("STATE"), left("DIALER"), left("ACCEPTOR"), right("UID"), right("RING"),
+		right("BYTES→"), right("WAITING"), right("BYTES←"), right("WAITING"), right("AGE"), left("ENDS"),
+	}}
+	for _, r := range rows {
+		table = append(table, r.row)
+	}
+	return table
+}
+
+func lsListener(l *inspect.Listener, now time.Time) []cell {
+	what := fmt.Sprintf("%d accepted", l.Accepted)
+	if l.Refused > 0 {
+		what += fmt.Sprintf(", %d refused", l.Refused)
+	}
+	if l.Process != nil && l.Process.Stopped {
+		what += ", stopped"
+	}
+	if l.State != inspect.Listening {
+		what = ""
+	}
+	if l.Note != "" {
+		what = clean(l.Note)
+	}
+	process := processOf(l.Process)
+	if process == "" && l.State != inspect.Stale {
+		process = "?"
+	}
+	return []cell{
+		left(nameOf(l.Directory, l.Name)), {text: string(l.State), style: styleOf(l.State)},
+		left(""), left(cmp.Or(process, "-")), right(user(l.UID)), right(ringSize(l.RingSize)),
+		left(""), left(""), left(""), left(""), right(age(now, l.Since)), left(what),
+	}
+}
+
+func lsConn(c *inspect.Conn, now time.Time) []cell {
+	dialer, acceptor := ends(c)
+	if c.RolesUnknown {
+		dialer, acceptor = dialer+" ?", acceptor+" ?"
+	}
+	bytes := func(n uint64) cell {
+		if !c.Readable {
+			return right("")
 		}
+		return right(size(n))
 	}
-	return names, nil
+	what := activities(c)
+	if c.Note != "" {
+		if what != "" {
+			what += "; "
+		}
+		what += clean(c.Note)
+	}
+	return []cell{
+		left(nameOf(c.Directory, c.Name)), {text: string(c.State), style: styleOf(c.State)},
+		left(dialer), left(acceptor), right(users(c)), right(ringSize(c.RingSize)),
+		bytes(c.ToAcceptor.Written), bytes(uint64(c.ToAcceptor.Waiting)),
+		bytes(c.ToDialer.Written), bytes(uint64(c.ToDialer.Waiting)),
+		right(age(now, c.Since)), left(what),
+	}
+}
+
+func user(uid int) string {
+	if uid < 0 {
+		return "?"
+	}
+	return strconv.Itoa(uid)
+}
+
+func ringSize(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return size(uint64(n))
 }

@@ -19,7 +19,9 @@ import (
 //
 // and, for the text and the example of its --help, Help() string.
 type commandLine struct {
-	Ls         listCmd       `cmd:"" passthrough:"" help:"List the names that somebody listens on."`
+	Ls         lsCmd         `cmd:"" help:"List listeners and connections."`
+	Top        topCmd        `cmd:"" help:"Show listeners and connections live."`
+	Rm         rmCmd         `cmd:"" help:"Remove what listeners and dialers that died have left."`
 	Cat        catCmd        `cmd:"" help:"Copy standard input to a connection, and the connection to standard output."`
 	Proxy      proxyCmd      `cmd:"" help:"Carry connections between shared memory, Unix sockets and TCP."`
 	Ping       pingCmd       `cmd:"" help:"Measure round trips to shmconn pong."`

@@ -98,7 +98,7 @@ func flagName(f *kong.Flag) string {
 
 // roff escapes what has a meaning in a manual page.
 func roff(s string) string {
-	s = strings.NewReplacer(`\`, `\e`, `-`, `\-`, `'`, `\(aq`, `"`, `\(dq`).Replace(s)
+	s = strings.NewReplacer(`\`, `\e`, `-`, `\-`, `'`, `\(aq`, `"`, `\(dq`, "→", `\(->`, "←", `\(<-`).Replace(s)
 	lines := strings.Split(s, "\n")
 	for i, line := range lines {
 		if strings.HasPrefix(line, ".") {

@@ -88,8 +88,8 @@ func startProxy(t *testing.T, from, to endpoint, flags ...string) *proxy {
 
 var kinds = []string{"shm", "unix", "tcp"}
 
-// place returns an endpoint of a kind, free to listen at.
-func place(t *testing.T, kind string) endpoint {
+// spot returns an endpoint of a kind, free to listen at.
+func spot(t *testing.T, kind string) endpoint {
 	switch kind {
 	case "shm":
 		return endpoint{kind, fmt.Sprintf("test-%d", places.Add(1))}
@@ -104,7 +104,7 @@ var places atomic.Int64
 // serve listens at a place of a kind and has handle handle each connection.
 func serve(t *testing.T, kind string, handle func(c conn)) endpoint {
 	t.Helper()
-	e := place(t, kind)
+	e := spot(t, kind)
 	l, err := e.listen(new(shmconn.ListenConfig))
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +165,7 @@ func TestProxyCarries(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		p := startProxy(t, place(t, from), server)
+		p := startProxy(t, spot(t, from), server)
 		var total atomic.Int64
 		var wg sync.WaitGroup
 		for i := range clients {
@@ -220,7 +220,7 @@ func TestProxyServerEndsFirst(t *testing.T) {
 			}
 			got <- string(b)
 		})
-		c := dial(t, startProxy(t, place(t, from), server).at)
+		c := dial(t, startProxy(t, spot(t, from), server).at)
 		if b, err := io.ReadAll(c); err != nil || string(b) != "greeting" {
 			t.Fatalf("%q, %v", b, err)
 		}
@@ -236,7 +236,7 @@ func TestProxyServerEndsFirst(t *testing.T) {
 func TestProxyServerCloses(t *testing.T) {
 	pairs(t, func(t *testing.T, from, to string) {
 		server := serve(t, to, func(c conn) { c.Read(make([]byte, 1)) })
-		c := dial(t, startProxy(t, place(t, from), server).at)
+		c := dial(t, startProxy(t, spot(t, from), server).at)
 		if _, err := io.Copy(c, rand.NewChaCha8([32]byte{})); !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 			t.Error(err)
 		}
@@ -255,7 +255,7 @@ func TestProxyServerStopsReading(t *testing.T) {
 				<-stopped
 				io.WriteString(c, "still here")
 			})
-			c := dial(t, startProxy(t, place(t, "shm"), server).at)
+			c := dial(t, startProxy(t, spot(t, "shm"), server).at)
 			io.ReadFull(c, make([]byte, 1))
 			if _, err := io.Copy(c, rand.NewChaCha8([32]byte{})); !errors.Is(err, syscall.EPIPE) {
 				t.Error(err)
@@ -280,7 +280,7 @@ func TestProxyClientDies(t *testing.T) {
 				_, err := c.Read(make([]byte, 1))
 				got <- err
 			})
-			p := startProxy(t, place(t, "shm"), server)
+			p := startProxy(t, spot(t, "shm"), server)
 			client := start(t, "cat", p.at.addr)
 			io.WriteString(client.in, "hello")
 			<-begun
@@ -302,7 +302,7 @@ func TestProxyClientDies(t *testing.T) {
 			_, err := c.Read(make([]byte, 1))
 			got <- err
 		})
-		c := dial(t, startProxy(t, place(t, "tcp"), server).at)
+		c := dial(t, startProxy(t, spot(t, "tcp"), server).at)
 		c.Write([]byte{1})
 		<-begun
 		c.(*net.TCPConn).SetLinger(0)
@@ -334,7 +334,7 @@ func TestProxyMax(t *testing.T) {
 			now.Add(-1) // before the proxy can know that the connection ends
 			c.Write([]byte{1})
 		})
-		p := startProxy(t, place(t, from), server, "--max", fmt.Sprint(most))
+		p := startProxy(t, spot(t, from), server, "--max", fmt.Sprint(most))
 		var all []conn
 		for range clients {
 			c := dial(t, p.at)
@@ -375,7 +375,7 @@ func exchange(t *testing.T, c conn) {
 func TestProxySigterm(t *testing.T) {
 	for _, from := range kinds {
 		t.Run(from, func(t *testing.T) {
-			p, log := startLogging(t, "shmconn", "proxy", "--json", "--grace", "1h", place(t, from).String(), serve(t, "unix", echo).String())
+			p, log := startLogging(t, "shmconn", "proxy", "--json", "--grace", "1h", spot(t, from).String(), serve(t, "unix", echo).String())
 			var at endpoint
 			if err := at.UnmarshalText([]byte(await(t, log, "listening").From)); err != nil {
 				t.Fatal(err)
@@ -425,7 +425,7 @@ func startLogging(t *testing.T, args ...string) (*exec.Cmd, <-chan entry) {
 func TestProxyOutOfDescriptors(t *testing.T) {
 	for _, from := range kinds {
 		t.Run(from, func(t *testing.T) {
-			p, log := startLogging(t, "sh", "-c", `ulimit -n 24; exec shmconn proxy --json "$@"`, "sh", place(t, from).String(), serve(t, "unix", echo).String())
+			p, log := startLogging(t, "sh", "-c", `ulimit -n 24; exec shmconn proxy --json "$@"`, "sh", spot(t, from).String(), serve(t, "unix", echo).String())
 			var at endpoint
 			if err := at.UnmarshalText([]byte(await(t, log, "listening").From)); err != nil {
 				t.Fatal(err)
@@ -465,7 +465,7 @@ func TestProxyOutOfDescriptors(t *testing.T) {
 func TestProxyGrace(t *testing.T) {
 	for _, from := range kinds {
 		t.Run(from, func(t *testing.T) {
-			p := startProxy(t, place(t, from), serve(t, "shm", echo), "--grace", "1ms")
+			p := startProxy(t, spot(t, from), serve(t, "shm", echo), "--grace", "1ms")
 			c := dial(t, p.at)
 			exchange(t, c)
 			if code := p.stop(); code != 0 {

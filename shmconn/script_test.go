@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -65,7 +66,9 @@ func (t tests) Run() int {
 //
 //	status N program [args...]   runs a program, whose exit status must be N
 //	random FILE SIZE             makes a file of random bytes
+//	lines FILE N                 makes a file of N lines
 //	listening FILE VAR           waits until a proxy that logs to FILE in JSON listens, and sets $VAR to where
+//	until REGEXP program ...     runs a program time and again until its output matches
 //	signal NAME WORDS            sends a signal to the command in the background whose arguments hold WORDS
 //	swept                        checks that the directory of names is empty
 func TestScript(t *testing.T) {
@@ -75,18 +78,30 @@ func TestScript(t *testing.T) {
 			dir, err := os.MkdirTemp(os.Getenv("SHMCONN_DIR"), "script-")
 			e.Setenv("SHMCONN_DIR", dir)
 			e.Setenv("COLUMNS", "80")
+			e.Defer(func() {
+				if tmux := filepath.Join(e.WorkDir, "tmux"); exists(tmux) {
+					exec.Command("tmux", "-S", tmux, "kill-server").Run()
+				}
+			})
 			return err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"status":    cmdStatus,
 			"random":    cmdRandom,
+			"lines":     cmdLines,
 			"listening": cmdListening,
+			"until":     cmdUntil,
 			"signal":    cmdSignal,
 			"swept":     cmdSwept,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 	})
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func cmdStatus(ts *testscript.TestScript, neg bool, args []string) {
@@ -110,6 +125,12 @@ func cmdRandom(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
 }
 
+func cmdLines(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), bytes.Repeat([]byte("A line of text.\n"), n), 0o600))
+}
+
 func cmdListening(ts *testscript.TestScript, neg bool, args []string) {
 	for {
 		b, err := os.ReadFile(ts.MkAbs(args[0]))
@@ -131,11 +152,28 @@ func cmdListening(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
+	want := regexp.MustCompile("(?m)" + args[0])
+	for start := time.Now(); time.Since(start) < time.Minute; time.Sleep(time.Millisecond) {
+		ts.Exec(args[1], args[2:]...)
+		if want.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+	}
+	ts.Fatalf("that is not so after a minute")
+}
+
 func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
-	signals := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT}
+	signals := map[string]syscall.Signal{
+		"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "KILL": syscall.SIGKILL,
+		"STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT,
+	}
 	n := 0
 	for _, c := range ts.BackgroundCmds() {
 		if strings.Contains(strings.Join(c.Args, " "), args[1]) {
+			if args[0] == "STOP" {
+				ts.Defer(func() { c.Process.Signal(syscall.SIGCONT) }) // so that it can be ended
+			}
 			ts.Check(c.Process.Signal(signals[args[0]]))
 			n++
 		}

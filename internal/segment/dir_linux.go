@@ -90,10 +90,9 @@ func sameFile(dir int, name string, fd int) bool {
 		a.Dev == b.Dev && a.Ino == b.Ino
 }
 
-func unlinkIfSame(dir int, name string, fd int) {
-	if sameFile(dir, name, fd) {
-		unix.Unlinkat(dir, name, 0)
-	}
+// unlinkIfSame removes name if it is the file behind fd, and reports whether it did.
+func unlinkIfSame(dir int, name string, fd int) bool {
+	return sameFile(dir, name, fd) && unix.Unlinkat(dir, name, 0) == nil
 }
 
 // lock takes the lock of the file behind fd, for as long as any descriptor of this
@@ -124,32 +123,47 @@ func lockFor(fd int, d time.Duration) error {
 // connection segments that nobody has locked, and sockets that were not ready yet. The
 // caller has the name, so that nobody else is making one of these.
 func (d *Dir) sweep(base string) {
-	f, err := os.Open(d.path)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	names, _ := f.Readdirnames(-1)
+	d.removeConns(base, func(uid uint32) bool { return uid == uint32(os.Geteuid()) }, false)
+	names, _ := d.names()
 	for _, name := range names {
-		if id, ok := strings.CutPrefix(name, Prefix+base+"@"); ok && len(id) == 2*len(ID{}) {
-			d.sweepConn(name)
-		} else if strings.HasPrefix(name, draftPrefix(base)) {
+		if strings.HasPrefix(name, draftPrefix(base)) {
 			d.sweepDraft(name)
 		}
 	}
 }
 
-func (d *Dir) sweepConn(name string) {
-	fd, err := unix.Openat(d.fd, name, unix.O_RDWR|openFlags, 0)
+// names returns the names of all that is in the directory.
+func (d *Dir) names() ([]string, error) {
+	f, err := os.Open(d.path)
 	if err != nil {
-		return
+		return nil, err
 	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&othersWrite == 0 &&
-		st.Uid == uint32(os.Geteuid()) && lock(fd) == nil {
-		unlinkIfSame(d.fd, name, fd)
+	defer f.Close()
+	return f.Readdirnames(-1)
+}
+
+// removeConns removes the connection segments of base that nobody has locked, if their
+// owners are mine, and returns their names. With dry it does nothing else.
+func (d *Dir) removeConns(base string, mine func(uid uint32) bool, dry bool) (gone []string, err error) {
+	names, err := d.names()
+	for _, name := range names {
+		if id, ok := strings.CutPrefix(name, Prefix+base+"@"); !ok || len(id) != 2*len(ID{}) {
+			continue
+		}
+		fd, err := unix.Openat(d.fd, name, unix.O_RDWR|openFlags, 0)
+		if err != nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&othersWrite == 0 &&
+			mine(st.Uid) && (dry && !Locked(fd) || !dry && lock(fd) == nil) {
+			if dry || unlinkIfSame(d.fd, name, fd) {
+				gone = append(gone, name)
+			}
+		}
+		unix.Close(fd)
 	}
+	return gone, err
 }
 
 func (d *Dir) sweepDraft(name string) {

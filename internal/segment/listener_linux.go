@@ -107,60 +107,80 @@ func (l *Listener) intact() bool {
 
 // take opens, or makes, the listener segment and locks it.
 func (l *Listener) take() error {
-	name := Prefix + l.Base
-	for {
-		fd, err := unix.Openat(l.Dir.fd, name, unix.O_RDWR|unix.O_CREAT|openFlags, 0o600)
-		if err != nil {
-			return openError(name, err)
-		}
-		l.file = fd
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			return os.NewSyscallError("fstat", err)
-		}
-		l.dev = uint64(st.Dev)
-		if st.Mode&unix.S_IFMT != unix.S_IFREG {
-			return fmt.Errorf("%s is not a regular file", name)
-		}
-		if st.Uid != uint32(os.Geteuid()) {
-			if lock(fd) == nil {
-				return fmt.Errorf("%s belongs to another user: %w", name, fs.ErrPermission)
-			}
-			return unix.EADDRINUSE
-		}
-		if st.Mode&othersWrite != 0 {
-			return writableError(name)
-		}
-		err = lockFor(fd, 100*time.Millisecond)
-		if err == nil && sameFile(l.Dir.fd, name, fd) {
-			if st.Nlink == 1 {
-				l.locked = true
-				break
-			}
-			// A file of ours that somebody has given this name, too: that goes, and the
-			// file stays as it is.
-			if err := unix.Unlinkat(l.Dir.fd, name, 0); err != nil {
-				return os.NewSyscallError("unlinkat", err)
-			}
-		}
-		if err == unix.EADDRINUSE {
-			if lockedForWriting(fd) {
-				return err
-			}
-			// No listener has it: some dialer has a lock, for reading, which is all
-			// that it may have. It is welcome to the old file.
-			unlinkIfSame(l.Dir.fd, name, fd)
-		} else if err != nil {
-			return os.NewSyscallError("fcntl", err)
-		}
-		// Or its listener has closed, and removed the name, since we opened it.
-		unix.Close(fd)
-		l.file = -1
+	own := func(uid uint32) bool { return uid == uint32(os.Geteuid()) }
+	fd, st, err := l.Dir.claim(l.Base, unix.O_CREAT, own)
+	if err != nil {
+		return err
 	}
+	l.file, l.locked, l.dev = fd, true, uint64(st.Dev)
 	if err := unix.Fchmod(l.file, uint32(0o600|l.mode&0o444)); err != nil {
 		return os.NewSyscallError("fchmod", err)
 	}
 	return nil
+}
+
+// claim opens the listener segment of base, with more flags, and locks it. mine says
+// whether the caller may have it by its owner.
+func (d *Dir) claim(base string, flags int, mine func(uid uint32) bool) (fd int, st unix.Stat_t, err error) {
+	name := Prefix + base
+	for {
+		fd, err = unix.Openat(d.fd, name, unix.O_RDWR|flags|openFlags, 0o600)
+		if err != nil {
+			return -1, st, openError(name, err)
+		}
+		if st, err = claimable(fd, name, mine); err != nil {
+			unix.Close(fd)
+			return -1, st, err
+		}
+		err = lockFor(fd, 100*time.Millisecond)
+		if err == nil && sameFile(d.fd, name, fd) {
+			if st.Nlink == 1 {
+				return fd, st, nil
+			}
+			// A file of ours that somebody has given this name, too: that goes, and the
+			// file stays as it is.
+			if err := unix.Unlinkat(d.fd, name, 0); err != nil {
+				unix.Close(fd)
+				return -1, st, os.NewSyscallError("unlinkat", err)
+			}
+			flags |= unix.O_CREAT
+		}
+		if err == unix.EADDRINUSE {
+			if lockedForWriting(fd) {
+				unix.Close(fd)
+				return -1, st, err
+			}
+			// No listener has it: some dialer has a lock, for reading, which is all
+			// that it may have. It is welcome to the old file.
+			unlinkIfSame(d.fd, name, fd)
+			flags |= unix.O_CREAT
+		} else if err != nil {
+			unix.Close(fd)
+			return -1, st, os.NewSyscallError("fcntl", err)
+		}
+		// Or its listener has closed, and removed the name, since we opened it.
+		unix.Close(fd)
+	}
+}
+
+// claimable reports what is in the way of locking the file behind fd.
+func claimable(fd int, name string, mine func(uid uint32) bool) (st unix.Stat_t, err error) {
+	if err := unix.Fstat(fd, &st); err != nil {
+		return st, os.NewSyscallError("fstat", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return st, fmt.Errorf("%s is not a regular file", name)
+	}
+	if !mine(st.Uid) {
+		if lock(fd) == nil {
+			return st, fmt.Errorf("%s belongs to another user: %w", name, fs.ErrPermission)
+		}
+		return st, unix.EADDRINUSE
+	}
+	if st.Mode&othersWrite != 0 {
+		return st, writableError(name)
+	}
+	return st, nil
 }
 
 // lockedForWriting reports whether somebody else has a lock on fd that a listener has.
@@ -345,6 +365,11 @@ func Lookup(dir *Dir, base string) (Info, error) {
 		return Info{}, openError(name, err)
 	}
 	defer unix.Close(fd)
+	return LookupFile(fd, name)
+}
+
+// LookupFile is Lookup for the segment behind fd, of that name.
+func LookupFile(fd int, name string) (Info, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return Info{}, os.NewSyscallError("fstat", err)

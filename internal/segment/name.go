@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"encoding/hex"
 	"errors"
 	"os"
 	"path/filepath"
@@ -27,20 +28,58 @@ func ParseName(name string) (dir, base string, err error) {
 	if i := strings.LastIndexByte(name, '/'); i >= 0 {
 		dir, base = name[:i+1], name[i+1:]
 	}
-	switch {
-	case strings.IndexByte(dir, 0) >= 0:
+	if strings.IndexByte(dir, 0) >= 0 {
 		return "", "", errors.New("name holds a zero byte")
+	}
+	if err := checkBase(base); err != nil {
+		return "", "", err
+	}
+	return filepath.Clean(dir), base, nil
+}
+
+func checkBase(base string) error {
+	switch {
 	case base == "":
-		return "", "", errors.New("name, or its last element, is empty")
+		return errors.New("name, or its last element, is empty")
 	case base[0] == '.':
-		return "", "", errors.New("name starts with a dot")
+		return errors.New("name starts with a dot")
 	case len(base) > maxName:
-		return "", "", errors.New("name is longer than 128 bytes")
+		return errors.New("name is longer than 128 bytes")
 	}
 	for _, r := range base {
 		if !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._-", r)) {
-			return "", "", errors.New("name holds something else than letters, digits, '.', '_' and '-'")
+			return errors.New("name holds something else than letters, digits, '.', '_' and '-'")
 		}
 	}
-	return filepath.Clean(dir), base, nil
+	return nil
+}
+
+// A Kind says what a file is for.
+type Kind uint8
+
+const (
+	OtherFile    Kind = iota // not one of ours
+	ListenerFile             // a listener segment, or anonymous memory of a connection
+	SocketFile
+	ConnFile
+)
+
+// ParseFile tells by the name of a file, without its directory, what it is for, whose
+// it is, and which connection's.
+func ParseFile(file string) (kind Kind, base string, id ID) {
+	base, ok := strings.CutPrefix(file, Prefix)
+	base, suffix, at := strings.Cut(base, "@")
+	if !ok || checkBase(base) != nil {
+		return OtherFile, "", id
+	}
+	if !at {
+		return ListenerFile, base, id
+	}
+	if suffix == "sock" {
+		return SocketFile, base, id
+	}
+	if b, err := hex.DecodeString(suffix); err == nil && len(b) == len(id) && strings.ToLower(suffix) == suffix {
+		return ConnFile, base, ID(b)
+	}
+	return OtherFile, "", id
 }

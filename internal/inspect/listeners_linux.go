@@ -1,0 +1,147 @@
+package inspect
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"shmconn/internal/segment"
+)
+
+// listeners returns those whose files are in the directories, and those that were
+// found by their descriptors.
+func (s *Scanner) listeners(procs map[int]*process, files []name) (list []Listener) {
+	seen := make(map[key]bool)
+	holders := make(map[key]*process)
+	for _, pid := range slices.Sorted(maps.Keys(procs)) {
+		for _, o := range procs[pid].files {
+			if o.kind == segment.ListenerFile && o.locked && holders[o.key] == nil {
+				holders[o.key] = procs[pid]
+			}
+		}
+	}
+	sockets := make(map[string]time.Time)
+	for _, n := range files {
+		if n.kind == segment.SocketFile {
+			sockets[n.path] = n.time
+		}
+	}
+	for _, n := range files {
+		if n.kind != segment.ListenerFile {
+			continue
+		}
+		seen[n.key] = true
+		l := Listener{Name: n.base, Directory: n.dir, UID: n.uid, Since: sockets[n.path+"@sock"]}
+		info, err := lookUp(n.dir, n.base)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it has closed meanwhile
+		}
+		l.fill(info, err, holders[n.key], procs)
+		list = append(list, l)
+	}
+	for _, pid := range slices.Sorted(maps.Keys(procs)) {
+		p := procs[pid]
+		for _, o := range p.files {
+			if o.kind != segment.ListenerFile || !o.locked || seen[o.key] {
+				continue
+			}
+			seen[o.key] = true
+			if l, ok := s.elsewhere(p, o); ok {
+				list = append(list, l)
+			}
+		}
+	}
+	return list
+}
+
+func lookUp(dir, base string) (segment.Info, error) {
+	d, err := segment.OpenDir(dir)
+	if err != nil {
+		return segment.Info{}, err
+	}
+	defer d.Close()
+	return segment.Lookup(d, base)
+}
+
+// fill says what the listener segment, and who has it locked, tell.
+func (l *Listener) fill(info segment.Info, err error, holder *process, procs map[int]*process) {
+	l.RingSize, l.Anonymous, l.Accepted, l.Refused = info.RingSize, info.Anonymous, info.Accepted, info.Refused
+	if holder != nil {
+		l.Process = &holder.Process
+	}
+	switch {
+	case errors.Is(err, segment.ErrNoListener) && holder != nil:
+		l.State, l.Note = Unknown, "it is being made"
+	case errors.Is(err, segment.ErrNoListener):
+		l.State = Stale
+	case errors.Is(err, fs.ErrPermission):
+		l.State, l.Note = Unknown, "its segment may not be read"
+	case err != nil:
+		l.State, l.Note = Corrupt, err.Error()
+	case info.Alive || holder != nil:
+		l.State = Listening
+	default:
+		l.State = Stale
+	}
+	if l.State == Listening && l.Process == nil {
+		l.Process = claimed(info, procs)
+	}
+}
+
+// claimed returns the process that a listener says it is, which is not seen to be.
+func claimed(info segment.Info, procs map[int]*process) *Process {
+	p := &process{}
+	p.PID, p.UID = info.PID, -1
+	dir := fmt.Sprintf("/proc/%d/", p.PID)
+	// In another PID namespace the number is another process's here.
+	if effectiveUID(dir) != int(info.UID) || procs[info.PID] != nil || p.stat(dir) != nil {
+		return &Process{PID: info.PID, UID: -1}
+	}
+	p.UID = int(info.UID)
+	return &p.Process
+}
+
+// elsewhere returns the listener of p whose segment is in none of the directories, or
+// has no name any more.
+func (s *Scanner) elsewhere(p *process, o openFile) (l Listener, ok bool) {
+	l = Listener{Name: o.base, Directory: o.dir, UID: -1}
+	var (
+		info segment.Info
+		err  error
+		made time.Time
+	)
+	ok = s.patiently(p.PID, func() {
+		info, err = lookUpOpen(p.PID, o)
+		var st unix.Stat_t
+		if !o.deleted && unix.Lstat(filepath.Join(o.dir, o.file+"@sock"), &st) == nil {
+			made = time.Unix(st.Mtim.Unix())
+		}
+	})
+	if !ok || err == errEnded {
+		return l, false
+	}
+	l.Since = made
+	if err == nil {
+		l.UID = int(info.UID)
+	}
+	l.fill(info, err, p, nil)
+	if o.deleted && l.Note == "" {
+		l.Note = "its name was removed"
+	}
+	return l, true
+}
+
+func lookUpOpen(pid int, o openFile) (segment.Info, error) {
+	fd, err := open(fmt.Sprintf("/proc/%d/fd/%d", pid, o.fd), unix.S_IFREG, o.inode)
+	if err != nil {
+		return segment.Info{}, err
+	}
+	defer unix.Close(fd)
+	return segment.LookupFile(fd, o.file)
+}

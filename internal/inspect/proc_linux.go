@@ -1,0 +1,275 @@
+package inspect
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"shmconn/internal/segment"
+)
+
+// A process is what /proc tells of one that has doorbells, or listens.
+type process struct {
+	Process
+	parent int
+	pipes  []pipeEnd
+	files  []openFile
+	maps   []mapping
+}
+
+// A pipeEnd is a descriptor for what can be a doorbell.
+type pipeEnd struct {
+	fd    int
+	inode uint64
+	write bool
+	// adopted says that it was opened by way of /proc, as the acceptor does with what
+	// it is handed, and not made by pipe2, as the dialer's.
+	adopted bool
+}
+
+// An openFile is a descriptor for a segment.
+type openFile struct {
+	fd int
+	segmentFile
+	locked bool // this opening of the file has the lock
+}
+
+// A mapping is one of the start of a segment: there is one for each end.
+type mapping struct {
+	start, end uint64
+	segmentFile
+}
+
+// A segmentFile is what the path of a segment tells.
+type segmentFile struct {
+	key
+	dir     string // "" for anonymous memory
+	kind    segment.Kind
+	base    string
+	id      segment.ID // of a named connection segment
+	deleted bool
+}
+
+// parsePath reads a path as /proc shows it.
+func parsePath(path string, inode uint64) (f segmentFile, ok bool) {
+	path, f.deleted = strings.CutSuffix(path, " (deleted)")
+	file, anonymous := strings.CutPrefix(path, "/memfd:")
+	if !anonymous {
+		f.dir, file = filepath.Split(path)
+		f.dir = filepath.Clean(f.dir)
+	}
+	f.kind, f.base, f.id = segment.ParseFile(file)
+	f.key = key{inode, file}
+	switch f.kind {
+	case segment.ConnFile:
+		return f, !anonymous
+	case segment.ListenerFile:
+		if anonymous {
+			f.kind = segment.ConnFile
+		}
+		return f, true
+	}
+	return f, false
+}
+
+// errEnded says that a process has ended meanwhile, or is none that has descriptors.
+var errEnded = errors.New("process has ended")
+
+// look returns what there is to know of the process pid. The error is fs.ErrPermission
+// if the caller may not look into it.
+func look(pid int) (*process, error) {
+	p := &process{}
+	p.PID = pid
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	if err := p.stat(dir); err != nil {
+		return nil, err
+	}
+	fds, err := readNames(dir + "fd")
+	if err != nil {
+		return nil, err
+	}
+	bells := 0
+	for _, name := range fds {
+		fd, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		target, err := os.Readlink(dir + "fd/" + name)
+		if err != nil {
+			continue
+		}
+		if strings.HasPrefix(target, "pipe:") {
+			if e, ok := lookPipe(dir, fd); ok {
+				p.pipes = append(p.pipes, e)
+				bells++
+			}
+		} else if strings.Contains(target, segment.Prefix) {
+			if f, ok := lookFile(dir, fd, target); ok {
+				p.files = append(p.files, f)
+			}
+		}
+	}
+	// Who has a segment mapped has doorbells. To read the mappings of everybody would
+	// cost more, and hold up who maps memory at that moment.
+	if bells > 0 {
+		if p.maps, err = readMaps(dir + "maps"); err != nil {
+			return nil, err
+		}
+	}
+	p.UID = effectiveUID(dir)
+	return p, nil
+}
+
+// stat reads what everybody may know. Kernel threads and zombies are none of ours.
+func (p *process) stat(dir string) error {
+	b, err := os.ReadFile(dir + "stat")
+	if err != nil {
+		return errEnded
+	}
+	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+	if open < 0 || end < open {
+		return errEnded
+	}
+	f := strings.Fields(string(b[end+1:])) // the third field of proc_pid_stat(5) and on
+	if len(f) < 7 {
+		return errEnded
+	}
+	const kernelThread = 0x00200000
+	flags, _ := strconv.ParseUint(f[6], 10, 64)
+	if f[0] == "Z" || f[0] == "X" || flags&kernelThread != 0 {
+		return errEnded
+	}
+	p.Command = string(b[open+1 : end])
+	p.Stopped = f[0] == "T" || f[0] == "t"
+	p.parent, _ = strconv.Atoi(f[1])
+	return nil
+}
+
+func readNames(dir string) ([]string, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, err
+		}
+		return nil, errEnded
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, err // as some kernels say here
+	}
+	return names, nil
+}
+
+func effectiveUID(dir string) int {
+	b, _ := os.ReadFile(dir + "status")
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 2 && f[0] == "Uid:" {
+			if uid, err := strconv.ParseUint(f[2], 10, 32); err == nil {
+				return int(uid)
+			}
+		}
+	}
+	return -1
+}
+
+// lookPipe returns what the descriptor fd, of a pipe, is if it can be a doorbell: a
+// pipe that everybody may open who can find it.
+func lookPipe(dir string, fd int) (e pipeEnd, ok bool) {
+	var st unix.Stat_t
+	if unix.Stat(dir+"fd/"+strconv.Itoa(fd), &st) != nil || st.Mode != unix.S_IFIFO|0o666 {
+		return e, false
+	}
+	flags, _, err := readFDInfo(dir, fd)
+	if err != nil {
+		return e, false
+	}
+	return pipeEnd{fd, st.Ino, flags&unix.O_ACCMODE == unix.O_WRONLY, flags&reopened() != 0}, true
+}
+
+func lookFile(dir string, fd int, target string) (f openFile, ok bool) {
+	sf, ok := parsePath(target, 0)
+	if !ok {
+		return f, false
+	}
+	var st unix.Stat_t
+	if unix.Stat(dir+"fd/"+strconv.Itoa(fd), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return f, false
+	}
+	sf.inode = st.Ino
+	_, locked, err := readFDInfo(dir, fd)
+	return openFile{fd, sf, locked}, err == nil
+}
+
+// readFDInfo returns the flags of a descriptor, and whether the opening of the file that
+// it stands for holds a write lock.
+func readFDInfo(dir string, fd int) (flags uint64, locked bool, err error) {
+	b, err := os.ReadFile(dir + "fdinfo/" + strconv.Itoa(fd))
+	if err != nil {
+		return 0, false, err
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) == 2 && f[0] == "flags:":
+			flags, err = strconv.ParseUint(f[1], 8, 64)
+		case len(f) > 4 && f[0] == "lock:" && f[2] == "OFDLCK" && f[4] == "WRITE":
+			locked = true
+		}
+	}
+	return flags, locked, err
+}
+
+// readMaps returns the mappings of the beginnings of connection segments.
+func readMaps(path string) (list []mapping, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, err
+		}
+		return nil, errEnded
+	}
+	defer f.Close()
+	for r := bufio.NewReaderSize(f, 64<<10); ; {
+		line, err := r.ReadSlice('\n')
+		if m, ok := parseMapping(line); ok {
+			list = append(list, m)
+		}
+		if err != nil && err != bufio.ErrBufferFull {
+			return list, nil
+		}
+	}
+}
+
+// parseMapping reads a line of /proc/PID/maps: "start-end access offset device inode path".
+func parseMapping(line []byte) (m mapping, ok bool) {
+	if !bytes.Contains(line, []byte(segment.Prefix)) {
+		return m, false
+	}
+	rest := strings.TrimSuffix(string(line), "\n")
+	var f [5]string
+	for i := range f {
+		f[i], rest, _ = strings.Cut(strings.TrimLeft(rest, " "), " ")
+	}
+	start, end, _ := strings.Cut(f[0], "-")
+	inode, err := strconv.ParseUint(f[4], 10, 64)
+	if err != nil || strings.Trim(f[2], "0") != "" {
+		return m, false // not its beginning
+	}
+	m.segmentFile, ok = parsePath(strings.TrimLeft(rest, " "), inode)
+	if m.start, err = strconv.ParseUint(start, 16, 64); err != nil {
+		return m, false
+	}
+	if m.end, err = strconv.ParseUint(end, 16, 64); err != nil || m.end <= m.start {
+		return m, false
+	}
+	return m, ok && m.kind == segment.ConnFile
+}

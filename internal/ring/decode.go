@@ -1,0 +1,58 @@
+package ring
+
+import "encoding/binary"
+
+// A Snapshot is what a copy of a Header says, for tools that look on from outside.
+type Snapshot struct {
+	Produced, Consumed             uint64
+	ConsumerParked, ProducerParked uint64
+	ConsumerClosed, ProducerClosed uint32
+}
+
+// Decode returns what the first HeaderSize bytes of b say, which are a copy of a
+// Header. While the copy was made the words may have moved on, one more than another:
+// see [Snapshot.Check].
+func Decode(b []byte) Snapshot {
+	_ = b[HeaderSize-1]
+	n := binary.NativeEndian
+	return Snapshot{
+		Produced:       n.Uint64(b),
+		Consumed:       n.Uint64(b[Line:]),
+		ConsumerParked: n.Uint64(b[2*Line:]),
+		ConsumerClosed: n.Uint32(b[2*Line+8:]),
+		ProducerParked: n.Uint64(b[3*Line:]),
+		ProducerClosed: n.Uint32(b[3*Line+8:]),
+	}
+}
+
+// Check reports what two snapshots say that no ring of the size can, s having been
+// taken after earlier. Only positions that were loaded in this order bound each
+// other: the consumer's is never ahead of where the producer's was later on, nor the
+// producer's more than a ring ahead of where the consumer's was later on.
+func (s Snapshot) Check(earlier Snapshot, size int) error {
+	switch {
+	case s.Produced < earlier.Produced:
+		return &Violation{"the producer's position", s.Produced, earlier.Produced}
+	case s.Consumed < earlier.Consumed:
+		return &Violation{"the consumer's position", s.Consumed, earlier.Consumed}
+	case earlier.Consumed > s.Produced:
+		return &Violation{"the consumer's position", earlier.Consumed, s.Produced}
+	case earlier.Produced > s.Consumed && earlier.Produced-s.Consumed > uint64(size):
+		return &Violation{"the producer's position", earlier.Produced, s.Consumed + uint64(size)}
+	}
+	for _, closed := range []uint32{s.ConsumerClosed, s.ProducerClosed} {
+		if closed > 1 {
+			return &Violation{"a closed word", uint64(closed), 1}
+		}
+	}
+	return nil
+}
+
+// Waiting returns how many bytes have been written and not been read, as far as the
+// reader has told, in a ring of the size.
+func (s Snapshot) Waiting(size int) int {
+	if s.Consumed >= s.Produced {
+		return 0 // the copy of its position is the older one
+	}
+	return int(min(s.Produced-s.Consumed, uint64(size)))
+}

@@ -1,0 +1,52 @@
+package segment
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// HeaderUsed is how many bytes of a connection segment's header page DecodeConn needs.
+const HeaderUsed = ringBHeader + ringHeader
+
+// A ConnInfo is what the header page of a connection segment tells.
+type ConnInfo struct {
+	Geometry
+	ID           ID
+	RingA, RingB []byte // the headers of the rings
+}
+
+// DecodeConn reads a copy of the first HeaderUsed bytes of a connection segment, for
+// tools that look on from outside. RingA and RingB are parts of b.
+func DecodeConn(b []byte) (ConnInfo, error) {
+	if len(b) < HeaderUsed {
+		return ConnInfo{}, errors.New("segment is shorter than its header")
+	}
+	n := binary.NativeEndian
+	magic, version, headerSize := n.Uint64(b), n.Uint32(b[8:]), n.Uint32(b[12:])
+	ringSize, flags := n.Uint64(b[16:]), n.Uint32(b[24:])
+	switch {
+	case magic == 0:
+		return ConnInfo{}, ErrUnfinished
+	case magic != connMagic:
+		return ConnInfo{}, errors.New("segment has no magic number")
+	case version != Version:
+		return ConnInfo{}, fmt.Errorf("segment has format version %d, this is version %d", version, Version)
+	case headerSize != uint32(PageSize), ringSize > MaxRing, CheckRingSize(int(ringSize)) != nil, flags&^flagAnonymous != 0:
+		return ConnInfo{}, fmt.Errorf("segment has rings of %d bytes after a header of %d", ringSize, headerSize)
+	}
+	return ConnInfo{
+		Geometry: Geometry{RingSize: int(ringSize), Anonymous: flags&flagAnonymous != 0},
+		ID:       ID(b[32:]),
+		RingA:    b[ringAHeader:][:ringHeader],
+		RingB:    b[ringBHeader:][:ringHeader],
+	}, nil
+}
+
+// ErrUnfinished says that a connection segment has no header yet, or never got one.
+var ErrUnfinished = errors.New("segment has no header")
+
+// Locked reports whether somebody else has the lock that a living listener has on its
+// segment, and a living dialer on a named one. It takes no lock, so that nobody who
+// wants it finds it taken. When in doubt it says that somebody has.
+func Locked(fd int) bool { return lockedForWriting(fd) }

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"shmconn/internal/segment"
+)
+
+type rmCmd struct {
+	Names  []string `arg:"" optional:"" name:"name" predictor:"name" help:"Names to remove; with --dead, all in the directory if there are none."`
+	Dead   bool     `help:"Pass over listeners that live, and remove the dead connections beside them."`
+	DryRun bool     `short:"n" help:"Say what would be removed, and remove nothing."`
+}
+
+func (c *rmCmd) Help() string {
+	return `Removes the files of listeners that died, and the segments of dialers that died before
+they were accepted. There is no need to: the next listener takes the name over. What a
+living process holds is never removed: it has a lock, which rm has to get first, as a
+listener that takes the name over does. Without --dead the exit status is 1 if somebody
+listens on the name, or nothing is left of it.
+
+Root removes what any user's processes have left, others their own.
+
+Example:
+
+    shmconn rm feed
+    shmconn rm --dead --dry-run`
+}
+
+func (c *rmCmd) Validate() error {
+	if len(c.Names) == 0 && !c.Dead {
+		return errors.New("a name is missing (or --dead, which does without)")
+	}
+	for _, name := range c.Names {
+		if _, _, err := segment.ParseName(name); err != nil {
+			return fmt.Errorf("%q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (c *rmCmd) Run(s stdio) error {
+	names := c.Names
+	if len(names) == 0 {
+		var err error
+		if names, err = namesIn(namesDir()); err != nil {
+			return fmt.Errorf("rm: %w", err)
+		}
+	}
+	failed := false
+	for _, name := range names {
+		removed, err := c.remove(name)
+		verb := "removed"
+		if c.DryRun {
+			verb = "would remove"
+		}
+		for _, path := range removed {
+			fmt.Fprintln(s.out, verb, clean(path))
+		}
+		if err != nil {
+			say(s, fmt.Errorf("rm %s: %w", name, err))
+			failed = true
+		}
+	}
+	if failed {
+		return status(1)
+	}
+	return nil
+}
+
+// namesIn returns the names of which there are files in dir, sorted.
+func namesIn(dir string) (names []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if kind, base, _ := segment.ParseFile(e.Name()); kind != segment.OtherFile {
+			names = append(names, filepath.Join(dir, base))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// remove removes what is dead of name, and returns the files.
+func (c *rmCmd) remove(name string) (paths []string, err error) {
+	dir, base, err := segment.ParseName(name)
+	if err != nil {
+		return nil, err
+	}
+	files, err := removeDead(dir, base, c.Dead, c.DryRun)
+	for _, f := range files {
+		paths = append(paths, filepath.Join(dir, f))
+	}
+	switch {
+	case c.Dead && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EADDRINUSE)):
+		return paths, nil
+	case errors.Is(err, fs.ErrNotExist) && len(paths) > 0:
+		return paths, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, errors.New("nothing is left of it")
+	}
+	return paths, err
+}
