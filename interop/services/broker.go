@@ -139,7 +139,7 @@ func newNATSClient(dial Dial) (Client, error) {
 // echoPlugin is a plugin of the kind that go-plugin has over net/rpc.
 type echoPlugin struct{}
 
-func (echoPlugin) Server(*plugin.MuxBroker) (any, error)                 { return Bytes{}, nil }
+func (echoPlugin) Server(*plugin.MuxBroker) (any, error)                  { return Bytes{}, nil }
 func (echoPlugin) Client(_ *plugin.MuxBroker, c *rpc.Client) (any, error) { return c, nil }
 
 var plugins = map[string]plugin.Plugin{"echo": echoPlugin{}}
