@@ -14,14 +14,16 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"shmconn"
 )
 
 // A Network is what connections are made of.
 type Network struct {
-	Name     string // "shm" or "unix"
-	RingSize int    // of shm; 0 is the default
+	Name     string        // "shm" or "unix"
+	RingSize int           // of shm; 0 is the default
+	BusyPoll time.Duration // of both ends; the same
 }
 
 func (n Network) String() string {
@@ -37,7 +39,7 @@ func (n Network) Listen(dir, name string) (net.Listener, error) {
 	if n.Name == "unix" {
 		return net.Listen("unix", path)
 	}
-	l, err := (&shmconn.ListenConfig{RingSize: n.RingSize}).Listen(path)
+	l, err := (&shmconn.ListenConfig{RingSize: n.RingSize, BusyPoll: n.BusyPoll}).Listen(path)
 	if err != nil {
 		return nil, err // and not a net.Listener that holds a nil *Listener
 	}
@@ -51,7 +53,7 @@ func (n Network) Dial(dir, name string) Dial {
 		if n.Name == "unix" {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
 		}
-		return new(shmconn.Dialer).DialContext(ctx, "shm", path)
+		return (&shmconn.Dialer{BusyPoll: n.BusyPoll}).DialContext(ctx, "shm", path)
 	}
 }
 
@@ -76,7 +78,7 @@ func Main() {
 func serveRole(role string) error {
 	var name, file string
 	var n Network
-	if _, err := fmt.Sscan(role, &name, &n.Name, &n.RingSize, &file); err != nil {
+	if _, err := fmt.Sscan(role, &name, &n.Name, &n.RingSize, &n.BusyPoll, &file); err != nil {
 		return err
 	}
 	s, ok := Named(name)
@@ -100,7 +102,7 @@ func serveRole(role string) error {
 // returns. Stop ends it, once no client is left, and can be called again; ctx kills it.
 func (s Service) Start(ctx context.Context, n Network, dir, name string) (stop func() error, err error) {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d %s", serverEnv, s.Name, n.Name, n.RingSize, filepath.Join(dir, name)))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d %d %s", serverEnv, s.Name, n.Name, n.RingSize, n.BusyPoll, filepath.Join(dir, name)))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -47,7 +47,7 @@ func runTests(m *testing.M) int {
 
 // networks are what every service runs over: the smallest ring, the default one, and
 // what both are compared with.
-var networks = []Network{{"shm", 4096}, {"shm", 0}, {"unix", 0}}
+var networks = []Network{{Name: "shm", RingSize: 4096}, {Name: "shm"}, {Name: "unix"}}
 
 var nameCount atomic.Int64
 

@@ -40,6 +40,7 @@ type options struct {
 	time    time.Duration
 	size    int
 	clients int
+	poll    time.Duration
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
@@ -50,6 +51,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags.DurationVar(&o.time, "time", 200*time.Millisecond, "how long each network is measured in a round")
 	flags.IntVar(&o.size, "size", 128, "`bytes` in a request and in its reply")
 	flags.IntVar(&o.clients, "clients", 1, "how many call at the same time, each over a connection of its own")
+	flags.DurationVar(&o.poll, "poll", 0, "BusyPoll of shm, at both ends; 0 is the default")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -90,14 +92,14 @@ type side struct {
 }
 
 // open starts the service and its clients.
-func open(ctx context.Context, s services.Service, network, dir string, n int) (*side, error) {
-	net := services.Network{Name: network}
+func open(ctx context.Context, s services.Service, network, dir string, o options) (*side, error) {
+	net := services.Network{Name: network, BusyPoll: o.poll}
 	stop, err := s.Start(ctx, net, dir, network)
 	if err != nil {
 		return nil, err
 	}
 	d := &side{stop: stop}
-	for range n {
+	for range o.clients {
 		c, err := s.NewClient(net.Dial(dir, network))
 		if err != nil {
 			return nil, errors.Join(err, d.close())
@@ -146,7 +148,7 @@ func (d *side) round(limit time.Duration, request []byte) (took []time.Duration,
 func compare(ctx context.Context, s services.Service, dir string, o options) (row string, err error) {
 	var sides [2]*side
 	for i, network := range []string{"shm", "unix"} {
-		d, err := open(ctx, s, network, dir, o.clients)
+		d, err := open(ctx, s, network, dir, o)
 		if err != nil {
 			return "", err
 		}
