@@ -2,6 +2,7 @@ package shmconn_test
 
 import (
 	"go/ast"
+	"go/doc"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -303,4 +304,53 @@ func exportedReceiver(d *ast.FuncDecl) bool {
 	}
 	id, ok := typ.(*ast.Ident)
 	return ok && id.IsExported()
+}
+
+// TestExamples wants an example of every exported function and method, with its output.
+func TestExamples(t *testing.T) {
+	want := make(map[string]bool) // the name of the example: whether there is one
+	have := make(map[string]bool)
+	for _, s := range goFiles(t) {
+		if s.dir() != "." || s.test && s.name != "example_test.go" {
+			continue
+		}
+		for _, d := range s.file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok || !f.Name.IsExported() {
+				continue
+			}
+			if s.test {
+				have[f.Name.Name] = true
+				continue
+			}
+			name := "Example"
+			if f.Recv != nil {
+				receiver := f.Recv.List[0].Type
+				if p, ok := receiver.(*ast.StarExpr); ok {
+					receiver = p.X
+				}
+				if !ast.IsExported(receiver.(*ast.Ident).Name) {
+					continue
+				}
+				name += receiver.(*ast.Ident).Name + "_"
+			}
+			want[name+f.Name.Name] = true
+		}
+		if !s.test {
+			continue
+		}
+		for _, e := range doc.Examples(s.file) {
+			if e.Output == "" {
+				t.Errorf("Example%s has no output", e.Name)
+			}
+		}
+	}
+	for name := range want {
+		if !have[name] {
+			t.Errorf("there is no %s", name)
+		}
+	}
+	if len(want) == 0 {
+		t.Error("no exported functions")
+	}
 }
