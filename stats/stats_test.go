@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"expvar"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -150,12 +151,13 @@ func TestString(t *testing.T) {
 	want(t, "JSON", got, s.Snapshot())
 }
 
-// published is what an example has published. Names of package expvar are forever.
+// published is what the example publishes.
 var published stats.Set
+
+func init() { expvar.Publish("shmconn", &published) }
 
 // A server whose connections are seen at /debug/vars.
 func Example() {
-	expvar.Publish("shmconn", &published)
 	l, err := shmconn.Listen("web")
 	if err != nil {
 		log.Fatal(err)
@@ -170,11 +172,12 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	io.Copy(io.Discard, resp.Body) // so that the connection stays
 	resp.Body.Close()
 	var seen stats.Snapshot
 	json.Unmarshal([]byte(expvar.Get("shmconn").String()), &seen)
-	fmt.Println(seen.Names[0].Name, seen.Names[0].Open, seen.Names[0].BytesRead > 0)
-	// Output: web 1 true
+	fmt.Println(seen.Conns[0].Name, seen.Conns[0].BytesRead > 0)
+	// Output: web true
 }
 
 func ExampleSet_Add() {
