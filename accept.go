@@ -5,6 +5,7 @@ package shmconn
 import (
 	"cmp"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -27,6 +28,7 @@ type listener struct {
 	addr     Addr
 	busyPoll time.Duration
 	files    *segment.Listener
+	logger   *slog.Logger // or nil
 
 	mu      sync.Mutex          // guards the following
 	sockets []*net.UnixListener // the last one has the name; see watch
@@ -179,7 +181,7 @@ func (l *listener) greet(c *net.UnixConn) {
 		err = cmp.Or(rawErr, err)
 	}
 	if err != nil {
-		l.drop(d)
+		l.drop(d, err)
 		return
 	}
 	l.mu.Lock()
@@ -216,7 +218,7 @@ func (l *listener) wait(d *dialer) {
 		d.c.SetReadDeadline(time.Now().Add(introductionTimeout))
 		for !l.hear(d) {
 			if err := d.raw.Read(func(fd uintptr) bool { return readable(int(fd)) }); err != nil {
-				l.giveUp(d)
+				l.giveUp(d, err)
 			}
 		}
 		l.mu.Lock()
@@ -240,21 +242,34 @@ func readable(fd int) bool {
 }
 
 // giveUp ends the wait for d's introduction, unless that has been taken meanwhile.
-func (l *listener) giveUp(d *dialer) {
+func (l *listener) giveUp(d *dialer, err error) {
 	l.introduction.Lock()
 	defer l.introduction.Unlock()
 	if !d.heard {
 		d.heard = true
-		l.drop(d)
+		l.drop(d, err)
 	}
 }
 
 // drop closes d's socket. With it go the descriptors that nobody has received, and the
 // kernel may wait with their end for as long as the sender has said: so nobody waits
 // for this.
-func (l *listener) drop(d *dialer) {
+func (l *listener) drop(d *dialer, err error) {
 	go d.c.Close()
+	l.refuse(d, err)
+}
+
+// refuse counts a dialer that is not to be a connection, and tells the log why.
+func (l *listener) refuse(d *dialer, err error) {
 	l.files.Refused()
+	if l.logger == nil || errors.Is(err, net.ErrClosed) { // our own Close
+		return
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = errors.New("said nothing in time")
+	}
+	l.logger.Warn("shmconn: dialer refused", "listener", l.addr.Name,
+		"pid", d.peer.pid, "uid", d.peer.uid, "gid", d.peer.gid, "reason", err)
 }
 
 // hear takes the introduction of d, if it is there, and gives the connection to Accept.
@@ -272,7 +287,7 @@ func (l *listener) hear(d *dialer) bool {
 	}
 	d.heard = true
 	if !l.begin(d.peer) {
-		l.drop(d)
+		l.drop(d, errors.New("too many introductions by this user are under way"))
 		return true
 	}
 	// The descriptors may be of a file system that does not answer, even to a close. So
@@ -322,7 +337,7 @@ func (l *listener) introduce(d *dialer) {
 	})
 	d.c.Close()
 	if err != nil {
-		l.files.Refused()
+		l.refuse(d, err)
 		return
 	}
 	var s *stream
@@ -332,7 +347,7 @@ func (l *listener) introduce(d *dialer) {
 	})
 	h.close()
 	if err != nil {
-		l.files.Refused()
+		l.refuse(d, err)
 		return
 	}
 	if !l.offer(result{s: s}) {

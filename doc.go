@@ -31,7 +31,8 @@
 // [Conn.Guard]; to and from the kernel [Conn.ReadFrom] and [Conn.WriteTo], which
 // [io.Copy] calls.
 //
-// Look inside: [Conn.Stats], [Conn.PeerCred].
+// Look inside: [Conn.Stats], [Conn.PeerCred]; for all connections of a program package
+// shmconn/stats; who was not let in: Logger of [ListenConfig].
 //
 // # Waiting
 //

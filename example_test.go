@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"shmconn"
@@ -530,4 +531,203 @@ func ExampleCorruptError() {
 		What: "bytes in the ring", Seen: 1 << 40, Allowed: 1 << 18,
 	}})
 	// Output: bytes in the ring was 1099511627776 and at most 262144 is right
+}
+
+// A name with a slash says which directory it is in, and Mode who may dial.
+func ExampleListenConfig_Listen() {
+	dir, err := os.MkdirTemp("", "shared")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	lc := &shmconn.ListenConfig{Mode: 0o666}
+	l, err := lc.Listen(dir + "/feed")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+	fmt.Println(l.Addr().String() == dir+"/feed")
+	_, err = lc.Listen("no good")
+	fmt.Println(err != nil)
+	// Output:
+	// true
+	// true
+}
+
+func ExampleDialer_Dial() {
+	l, err := shmconn.Listen("feed")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+	d := &shmconn.Dialer{BusyPoll: 50 * time.Microsecond, Timeout: time.Second}
+	c, err := d.Dial("feed")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Println("connected to", c.RemoteAddr())
+	// Output: connected to feed
+}
+
+func ExampleListener_Accept() {
+	l, err := shmconn.Listen("echo")
+	if err != nil {
+		log.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err != nil {
+				log.Fatal(err)
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	defer l.Close()
+
+	for i := range 2 {
+		c, err := shmconn.Dial("echo")
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Fprint(c, "client ", i)
+		c.CloseWrite()
+		reply, _ := io.ReadAll(c)
+		fmt.Printf("%s\n", reply)
+		c.Close()
+	}
+	// Output:
+	// client 0
+	// client 1
+}
+
+// Connections outlive their listener, but for those that wait for Accept.
+func ExampleListener_Close() {
+	l, err := shmconn.Listen("feed")
+	if err != nil {
+		log.Fatal(err)
+	}
+	l.Close()
+	_, err = l.Accept()
+	fmt.Println(errors.Is(err, net.ErrClosed))
+	_, err = shmconn.Dial("feed")
+	fmt.Println(errors.Is(err, syscall.ECONNREFUSED))
+	// Output:
+	// true
+	// true
+}
+
+func ExampleListener_Addr() {
+	l, err := shmconn.Listen("feed")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+	c, err := shmconn.Dial(l.Addr().String())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Println(c.RemoteAddr() == l.Addr())
+	// Output: true
+}
+
+func ExampleConn_Close() {
+	client, server := examplePair("ticks")
+	defer server.Close()
+	client.Write([]byte("last words"))
+	client.Close()
+
+	b, err := io.ReadAll(server) // what was written before
+	fmt.Printf("%s, %v\n", b, err)
+	_, err = server.Write([]byte("too late"))
+	fmt.Println(errors.Is(err, syscall.EPIPE))
+	fmt.Println(errors.Is(client.Close(), net.ErrClosed))
+	// Output:
+	// last words, <nil>
+	// true
+	// true
+}
+
+func ExampleConn_CloseRead() {
+	client, server := examplePair("ticks")
+	defer client.Close()
+	defer server.Close()
+
+	server.CloseRead()
+	_, err := client.Write([]byte("anybody?"))
+	fmt.Println(errors.Is(err, syscall.EPIPE))
+
+	server.Write([]byte("I only talk")) // the other direction goes on
+	b := make([]byte, 64)
+	n, _ := client.Read(b)
+	fmt.Printf("%s\n", b[:n])
+	// Output:
+	// true
+	// I only talk
+}
+
+func ExampleConn_LocalAddr() {
+	client, server := examplePair("ticks")
+	defer client.Close()
+	defer server.Close()
+	fmt.Println(client.LocalAddr().Network(), client.LocalAddr())
+	// Output: shm ticks
+}
+
+func ExampleConn_RemoteAddr() {
+	client, server := examplePair("ticks")
+	defer client.Close()
+	defer server.Close()
+	fmt.Println(client.RemoteAddr() == server.RemoteAddr())
+	// Output: true
+}
+
+// A deadline for a request and its reply together.
+func ExampleConn_SetDeadline() {
+	client, server := examplePair("ask")
+	defer client.Close()
+	defer server.Close()
+
+	client.SetDeadline(time.Now().Add(time.Millisecond))
+	fmt.Fprintln(client, "anybody?")
+	_, err := bufio.NewReader(client).ReadString('\n')
+	var timeout net.Error
+	fmt.Println(errors.As(err, &timeout) && timeout.Timeout())
+	// Output: true
+}
+
+// A peer that does not read holds up a writer until its deadline.
+func ExampleConn_SetWriteDeadline() {
+	client, server := examplePair("ticks")
+	defer client.Close()
+	defer server.Close()
+
+	client.SetWriteDeadline(time.Now().Add(time.Millisecond))
+	n, err := client.Write(make([]byte, 1<<20))
+	fmt.Println(n == client.Stats().RingSize, errors.Is(err, os.ErrDeadlineExceeded))
+	// Output: true true
+}
+
+func ExampleAddr_Network() {
+	fmt.Println(shmconn.Addr{Name: "feed"}.Network())
+	// Output: shm
+}
+
+func ExampleAddr_String() {
+	fmt.Println(shmconn.Addr{Name: "/shared/feed"}.String())
+	// Output: /shared/feed
+}
+
+func ExampleCorruptError_Error() {
+	err := &shmconn.CorruptError{What: "bytes in the ring", Seen: 1 << 40, Allowed: 1 << 18}
+	fmt.Println(err)
+	// Output: segment is corrupt: bytes in the ring is 1099511627776, allowed is 262144
 }

@@ -360,6 +360,7 @@ func listen(lc ListenConfig, name string) (*Listener, error) {
 		addr:     Addr{name},
 		busyPoll: lc.BusyPoll,
 		files:    files,
+		logger:   lc.Logger,
 		news:     make(chan struct{}, 1),
 		busy:     make(map[uint32]int),
 		done:     make(chan struct{}),

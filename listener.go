@@ -2,6 +2,7 @@ package shmconn
 
 import (
 	"io/fs"
+	"log/slog"
 	"net"
 	"runtime"
 	"time"
@@ -51,6 +52,11 @@ type ListenConfig struct {
 	// parks. 0 means [DefaultBusyPoll], less than 0 that it never parks, and
 	// less than a microsecond that it parks at once.
 	BusyPoll time.Duration
+
+	// Logger, if it is not nil, is told of every dialer that is refused: its process,
+	// user and group, and the reason. One who may dial can fill the log. While a handler
+	// of it works, others who dial may have to wait.
+	Logger *slog.Logger
 }
 
 // Listen announces name and returns a listener for connections to it. It is

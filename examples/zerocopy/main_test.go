@@ -1,0 +1,79 @@
+package main
+
+import (
+	"io"
+	"regexp"
+	"testing"
+
+	"shmconn"
+	"shmconn/examples/internal/exampletest"
+)
+
+func TestMain(m *testing.M) { exampletest.Main(m, main) }
+
+func TestRun(t *testing.T) {
+	exampletest.PrivateNames(t)
+	out, err := exampletest.Command(t).CombinedOutput()
+	want := `^1000000 quotes, volume 2999997 at 100\.00\d\d on average, [0-9.]+ million/s\n$`
+	if err != nil || !regexp.MustCompile(want).Match(out) {
+		t.Errorf("%v\n%s\nwant a match of %s", err, out, want)
+	}
+}
+
+// pair returns the two ends of a connection.
+func pair(t *testing.T) (a, b *shmconn.Conn) {
+	t.Helper()
+	exampletest.PrivateNames(t)
+	l, err := shmconn.Listen("quotes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if a, err = shmconn.Dial("quotes"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	if b, err = l.AcceptConn(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return a, b
+}
+
+// Neither end allocates anything for a message.
+func TestAllocations(t *testing.T) {
+	a, b := pair(t)
+	var got total
+	var first uint64
+	const n = 1000
+	allocs := testing.AllocsPerRun(100, func() {
+		if err := send(a, first, n); err != nil {
+			t.Fatal(err)
+		}
+		if err := got.receive(b, n); err != nil {
+			t.Fatal(err)
+		}
+		first += n
+	})
+	if allocs != 0 || got.count != first {
+		t.Errorf("%v allocations for %d quotes, and %d came of %d", allocs, n, got.count, first)
+	}
+}
+
+// A gap and half a message are errors.
+func TestErrors(t *testing.T) {
+	a, b := pair(t)
+	if err := send(a, 5, 1); err != nil {
+		t.Fatal(err)
+	}
+	var got total
+	if err := got.receive(b, 1); err == nil || err.Error() != "quote 5 follows 0" {
+		t.Errorf("a gap: %v", err)
+	}
+	b.Discard(quoteSize)
+	a.Write(make([]byte, quoteSize/2))
+	a.Close()
+	if err := got.receive(b, 1); err != io.ErrUnexpectedEOF {
+		t.Errorf("half a quote: %v", err)
+	}
+}

@@ -1,0 +1,83 @@
+//go:build linux
+
+package prometheus_test
+
+import (
+	"strings"
+	"testing"
+
+	prom "github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"shmconn"
+	"shmconn/prometheus"
+	"shmconn/stats"
+)
+
+// A registry that checks what it is given gives the figures of two connections, and of
+// one when the other has been closed.
+func TestCollector(t *testing.T) {
+	t.Setenv("SHMCONN_DIR", t.TempDir())
+	l, err := shmconn.Listen("feed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var set stats.Set
+	registry := prom.NewPedanticRegistry()
+	if err := registry.Register(prometheus.NewCollector(&set)); err != nil {
+		t.Fatal(err)
+	}
+	client, err := shmconn.Dial("feed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	server, err := l.AcceptConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	set.Add(client)
+	set.Add(server)
+	client.Write(make([]byte, 1000))
+	if n, err := server.Read(make([]byte, 600)); n != 600 || err != nil {
+		t.Fatal(n, err)
+	}
+	compare := func(want string, metrics ...string) {
+		t.Helper()
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), metrics...); err != nil {
+			t.Error(err)
+		}
+	}
+	compare(`
+# HELP shmconn_buffered_bytes Bytes that the peer has written and that are not read yet.
+# TYPE shmconn_buffered_bytes gauge
+shmconn_buffered_bytes{conn="1",name="feed"} 0
+shmconn_buffered_bytes{conn="2",name="feed"} 400
+`, "shmconn_buffered_bytes")
+	totals := `
+# HELP shmconn_read_bytes_total Bytes read.
+# TYPE shmconn_read_bytes_total counter
+shmconn_read_bytes_total{name="feed"} 600
+# HELP shmconn_written_bytes_total Bytes written.
+# TYPE shmconn_written_bytes_total counter
+shmconn_written_bytes_total{name="feed"} 1000
+`
+	compare(totals, "shmconn_read_bytes_total", "shmconn_written_bytes_total")
+	client.Close()
+	compare(totals+`
+# HELP shmconn_connections_open Connections that are open.
+# TYPE shmconn_connections_open gauge
+shmconn_connections_open{name="feed"} 1
+# HELP shmconn_connections_total Connections that were made.
+# TYPE shmconn_connections_total counter
+shmconn_connections_total{name="feed"} 2
+# HELP shmconn_ring_bytes Size of the ring of each direction.
+# TYPE shmconn_ring_bytes gauge
+shmconn_ring_bytes{conn="2",name="feed"} 262144
+`, "shmconn_read_bytes_total", "shmconn_written_bytes_total", "shmconn_connections_open", "shmconn_connections_total", "shmconn_ring_bytes")
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Error(problems, err)
+	}
+}

@@ -1,0 +1,176 @@
+// Package stats adds up what the connections of a program have counted, for package
+// expvar and whatever else publishes figures. A [Set] is an expvar.Var:
+//
+//	var conns stats.Set
+//	expvar.Publish("shmconn", &conns)
+//	http.Serve(conns.Listener(l), handler)
+package stats
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"weak"
+
+	"shmconn"
+)
+
+// A Set holds connections, each until it is closed, and what those counted that were.
+// The zero Set is empty and ready to use, by any number of goroutines.
+//
+// A Set does not keep a connection alive. Where one is dropped without Close, what it
+// has counted since the last Snapshot is lost.
+type Set struct {
+	mu     sync.Mutex // guards the following
+	conns  []*member
+	names  map[string]*Name // what was closed counted, and how many were added
+	lastID uint64
+}
+
+// A member is a connection of a Set.
+type member struct {
+	id   uint64
+	name string
+	conn weak.Pointer[shmconn.Conn]
+	last shmconn.Stats
+}
+
+// A Snapshot is what a [Set] holds at a moment.
+type Snapshot struct {
+	Names []Name // sorted
+	Conns []Conn // those that are open, the oldest first
+}
+
+// A Name is the sum of the connections with a name, those that were closed included. It
+// never falls, but for Open and Buffered.
+type Name struct {
+	Name         string
+	Added        uint64 // connections, ever
+	Open         int    // connections, now
+	Buffered     int    // bytes that the peers have written and we have not read, now
+	BytesRead    uint64
+	BytesWritten uint64
+	Waits        uint64
+	Parks        uint64
+	Rings        uint64
+}
+
+// A Conn is a connection that is open.
+type Conn struct {
+	ID        uint64 // of this Set, from 1
+	Name      string
+	PeerPID   int
+	Buffered  int // bytes that the peer has written and we have not read: the depth of the queue
+	Available int // bytes that can be written without a wait
+	shmconn.Stats
+}
+
+// Add adds c to s.
+func (s *Set) Add(c *shmconn.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastID++
+	name := c.LocalAddr().String()
+	s.conns = append(s.conns, &member{id: s.lastID, name: name, conn: weak.Make(c)})
+	s.name(name).Added++
+}
+
+// name returns the sum of a name, whose fields are the callers' while they hold mu.
+func (s *Set) name(name string) *Name {
+	n := s.names[name]
+	if n == nil {
+		if s.names == nil {
+			s.names = make(map[string]*Name)
+		}
+		n = &Name{Name: name}
+		s.names[name] = n
+	}
+	return n
+}
+
+// Listener returns l with an Accept that adds what it returns to s.
+func (s *Set) Listener(l *shmconn.Listener) net.Listener { return &listener{l, s} }
+
+type listener struct {
+	*shmconn.Listener
+	set *Set
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.AcceptConn()
+	if err != nil {
+		return nil, err
+	}
+	l.set.Add(c)
+	return c, nil
+}
+
+// DialContext returns d.DialContext, but that it adds what it returns to s.
+func (s *Set) DialContext(d *shmconn.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := d.DialContext(ctx, network, address)
+		if err == nil {
+			s.Add(c.(*shmconn.Conn))
+		}
+		return c, err
+	}
+}
+
+// Snapshot returns what s holds now. It asks each connection, and waits for none.
+func (s *Set) Snapshot() Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var snap Snapshot
+	s.conns = slices.DeleteFunc(s.conns, func(m *member) bool {
+		c := m.conn.Value()
+		closed := c == nil || errors.Is(c.Guard(func() {}), net.ErrClosed) // before its last figures
+		if c != nil {
+			m.last = c.Stats()
+		}
+		if closed {
+			s.name(m.name).add(m.last)
+			return true
+		}
+		pid, _, _ := c.PeerCred()
+		snap.Conns = append(snap.Conns, Conn{m.id, m.name, pid, c.Buffered(), c.Available(), m.last})
+		return false
+	})
+	sums := make(map[string]*Name, len(s.names))
+	for name, n := range s.names {
+		sum := *n
+		sums[name] = &sum
+	}
+	for _, c := range snap.Conns {
+		n := sums[c.Name]
+		n.add(c.Stats)
+		n.Open++
+		n.Buffered += c.Buffered
+	}
+	for _, name := range slices.Sorted(maps.Keys(sums)) {
+		snap.Names = append(snap.Names, *sums[name])
+	}
+	return snap
+}
+
+func (n *Name) add(st shmconn.Stats) {
+	n.BytesRead += st.BytesRead
+	n.BytesWritten += st.BytesWritten
+	n.Waits += st.Waits
+	n.Parks += st.Parks
+	n.Rings += st.Rings
+}
+
+// String returns a Snapshot as JSON.
+func (s *Set) String() string {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	if err := e.Encode(s.Snapshot()); err != nil {
+		return "null" // which it cannot come to: there are only numbers and strings
+	}
+	return strings.TrimSpace(b.String())
+}
