@@ -34,9 +34,11 @@ const (
 	// keep to it, handing it to each other.
 	patience = 5 * time.Microsecond
 
-	// courtesy is how long a goroutine that polls for itself alone, in one wait or in many,
-	// keeps its P before it lets others have it. Each Gosched wakes a thread for the Ps that are idle, to look for
-	// work: mostly there is none, and the peer is on the processor that it takes.
+	// Each Gosched wakes a thread for the Ps that are idle, to look for work. That is good for
+	// the goroutines to which what was read last has been passed on, so it is done all the time
+	// until there has been no news for the time of bustle; and then, as mostly there
+	// is no work, and the peer is on the processor that the thread takes, as often as courtesy says.
+	bustle   = 100 * time.Microsecond
 	courtesy = 50 * time.Microsecond
 )
 
@@ -69,8 +71,6 @@ type Waiter struct {
 	signals  chan signal
 	next     *Waiter // while it is in room.arrivals
 	panicked any     // what Ready panicked with while it followed
-
-	turn time.Duration // when it is the turn of other goroutines, if w polls then
 
 	// The wait under way.
 	start, budget time.Duration
@@ -210,6 +210,7 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 	}()
 	now := Now()
 	news, tick := now, now // when there was the last news, and the last Tick
+	turn := now            // of other goroutines
 	for {
 		looks := burst
 		if sweep && len(r.list) > 0 {
@@ -238,8 +239,10 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 			w.cond.Tick()
 		}
 		alone := !r.parallel.Load()
-		if now >= w.turn || alone || followed {
-			w.turn = now + courtesy
+		if now >= turn || alone || followed {
+			if now-news > bustle {
+				turn = now + courtesy
+			}
 			runtime.Gosched()
 		}
 		if now-news > patience || alone {
