@@ -43,7 +43,7 @@ var (
 	}
 
 	// tools are not part of the library. They go by the rule about unsafe alone.
-	tools = []string{"internal/bench", "docs/model", "shmconn", "examples", ".ci"}
+	tools = []string{"internal/bench", "docs/model", "shmconn", "examples", "c", ".ci"}
 )
 
 // A goFile is a parsed file of the module.

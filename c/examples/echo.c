@@ -15,21 +15,13 @@ static void *echo(void *arg) {
 	return NULL;
 }
 
-static void *serve(void *arg) {
-	shmconn_listener *l = arg;
-	for (;;) {
-		shmconn *c;
-		pthread_t thread;
-		int err = shmconn_accept(l, -1, &c);
-		if (err != 0) {
-			fprintf(stderr, "accept: %s\n", strerror(-err));
-			exit(1);
-		}
-		if (pthread_create(&thread, NULL, echo, c) == 0)
-			pthread_detach(thread);
-		else
-			shmconn_close(c);
-	}
+static atomic_int stop;
+
+static void *wait_for_end(void *arg) {
+	(void)arg;
+	while (getchar() != EOF)
+		;
+	atomic_store(&stop, 1);
 	return NULL;
 }
 
@@ -47,12 +39,23 @@ int main(int argc, char **argv) {
 	printf("listening\n");
 	fflush(stdout);
 	pthread_t thread;
-	if (pthread_create(&thread, NULL, serve, l) != 0)
+	if (pthread_create(&thread, NULL, wait_for_end, NULL) != 0)
 		return 1;
-	while (getchar() != EOF)
-		;
-	pthread_cancel(thread); /* poll, where it waits, is a cancellation point */
-	pthread_join(thread, NULL);
+	while (!atomic_load(&stop)) {
+		shmconn *c;
+		err = shmconn_accept(l, 100, &c);
+		if (err == -ETIMEDOUT)
+			continue;
+		if (err != 0) {
+			fprintf(stderr, "accept: %s\n", strerror(-err));
+			break;
+		}
+		pthread_t each;
+		if (pthread_create(&each, NULL, echo, c) == 0)
+			pthread_detach(each);
+		else
+			shmconn_close(c);
+	}
 	shmconn_close_listener(l);
-	return 0;
+	return err == 0 || err == -ETIMEDOUT ? 0 : 1;
 }
