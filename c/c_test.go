@@ -76,6 +76,11 @@ func compile(t *testing.T, compiler, source string) (binary string) {
 	if _, err := exec.LookPath(compiler); err != nil {
 		t.Skipf("%s is not installed: %v", compiler, err)
 	}
+	for _, file := range []string{"shmconn.h", source} { // so that the go command knows what this depends on
+		if _, err := os.ReadFile(file); err != nil {
+			t.Fatal(err)
+		}
+	}
 	binary = filepath.Join(binaryRoot, key)
 	cmd := exec.Command(compiler, "-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-g",
 		"-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread", "-o", binary, source)
@@ -111,6 +116,7 @@ type peer struct {
 	lines  chan string
 	stderr bytes.Buffer
 	killed bool
+	begun  time.Time
 }
 
 var nameCount int
@@ -143,6 +149,7 @@ func start(t *testing.T, bin, verb, name string, flags int) *peer {
 func (p *peer) run() {
 	t := p.t
 	t.Helper()
+	p.begun = time.Now()
 	p.cmd.Stderr = &p.stderr
 	var err error
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
@@ -233,7 +240,7 @@ func (p *peer) counted() (result string, ms int) {
 // reads has p read once, for as long as it takes, and fails unless that comes to want.
 func (p *peer) reads(want string) {
 	p.t.Helper()
-	p.say("read -1")
+	p.say("read -1 65536")
 	p.wants("reading")
 	if got, _ := p.counted(); got != want {
 		p.t.Errorf("%s: read: got %q, want %q", p.what, got, want)
@@ -351,7 +358,7 @@ func TestHalfClose(t *testing.T) {
 func TestClose(t *testing.T) {
 	eachCombination(t, func(t *testing.T, c combination) {
 		c.bothWays(t, func(t *testing.T, a, b *peer) {
-			b.say("read -1")
+			b.say("read -1 65536")
 			b.wants("reading")
 			time.Sleep(rand.N(3 * time.Millisecond)) // to meet any stage of the wait
 			a.does("close")
@@ -359,6 +366,22 @@ func TestClose(t *testing.T) {
 				t.Errorf("read at the peer's close: got %q, want 0", got)
 			}
 			b.writes(1, "EPIPE")
+		})
+	})
+}
+
+// TestShut checks that the end of one direction wakes who waits for it.
+func TestShut(t *testing.T) {
+	eachCombination(t, func(t *testing.T, c combination) {
+		c.bothWays(t, func(t *testing.T, a, b *peer) {
+			b.say("read -1 65536")
+			b.wants("reading")
+			time.Sleep(rand.N(3 * time.Millisecond)) // to meet any stage of the wait
+			a.does("shut")
+			if got, _ := b.counted(); got != "0" {
+				t.Errorf("read at the peer's half close: got %q, want 0", got)
+			}
+			b.writes(1, "1")
 		})
 	})
 }
@@ -377,7 +400,7 @@ func TestKill(t *testing.T) {
 		})
 		t.Run("reading", func(t *testing.T) {
 			c.bothWays(t, func(t *testing.T, a, b *peer) {
-				b.say("read -1")
+				b.say("read -1 65536")
 				b.wants("reading")
 				time.Sleep(rand.N(3 * time.Millisecond)) // to meet any stage of the wait
 				a.kill()
@@ -420,9 +443,13 @@ func TestPark(t *testing.T) {
 // TestTwoSleepers has a reader and a writer of one end sleep on one doorbell, and each be woken
 // by its own news.
 func TestTwoSleepers(t *testing.T) {
-	const n, idle = 15, 20
+	const n, idle = 8, 20
 	eachCombination(t, func(t *testing.T, c combination) {
 		c.bothWays(t, func(t *testing.T, a, b *peer) {
+			a.does("spin 0")
+			b.say("alternate 3 4 1000 %d %d 0", ring, ring)
+			a.does("duplex 4 3 1000 %d %d 0", ring, ring)
+			b.wants("ok")
 			b.say("alternate 1 2 %d %d %d %d", n, ring, ring, idle)
 			a.does("duplex 2 1 %d %d %d 0", n, ring, ring)
 			b.wants("ok")
@@ -434,12 +461,76 @@ func TestTwoSleepers(t *testing.T) {
 	})
 }
 
+// TestTell checks when a reader has to tell of what it has read: at each quarter of the ring, before
+// the same end waits to write, and before it waits to read.
+func TestTell(t *testing.T) {
+	const half = ring / 2
+	eachCombination(t, func(t *testing.T, c combination) {
+		c.bothWays(t, func(t *testing.T, a, b *peer) {
+			a.writes(half, strconv.Itoa(half))
+			a.writes(half-4096, strconv.Itoa(half-4096))
+			a.say("write %d -1", half) // waits
+			b.say("read -1 %d", half)
+			b.wants("reading")
+			b.counted()
+			if got, _ := a.counted(); got != strconv.Itoa(half) {
+				t.Errorf("%s: write after the peer has read: got %q, want %d", a.what, got, half)
+			}
+			b.say("read -1 %d", half-4096)
+			b.wants("reading")
+			b.counted()
+
+			// Half a ring of bytes is left, and of less than a quarter it need not have told yet.
+			a.say("write %d -1", half) // waits, unless it is told of all
+			b.say("write %d -1", 3*ring)
+			if got, _ := a.counted(); got != strconv.Itoa(half) {
+				t.Errorf("%s: write while the peer, which has read, writes: got %q, want %d", a.what, got, half)
+			}
+			a.read(3 * ring)
+			if got, _ := b.counted(); got != strconv.Itoa(3*ring) {
+				t.Errorf("%s: write: got %q, want %d", b.what, got, 3*ring)
+			}
+
+			b.read(ring)
+			a.writes(1000, "1000")
+			b.read(1000)
+			b.say("read -1 1")
+			b.wants("reading")
+			if strings.HasSuffix(a.what, "Go") {
+				for got := ""; got != strconv.Itoa(ring); got = a.hear() {
+					if time.Since(a.begun) > 20*time.Second {
+						t.Fatalf("%s: there is room for %s bytes, the peer has read all", a.what, got)
+					}
+					a.say("available")
+				}
+			}
+			a.writes(1, "1")
+			b.counted()
+		})
+	})
+}
+
+// read reads n bytes.
+func (p *peer) read(n int) {
+	p.t.Helper()
+	for n > 0 {
+		p.say("read -1 %d", min(n, ring))
+		p.wants("reading")
+		got, _ := p.counted()
+		m, err := strconv.Atoi(got)
+		if err != nil || m <= 0 {
+			p.t.Fatalf("%s: read: got %q with %d bytes left", p.what, got, n)
+		}
+		n -= m
+	}
+}
+
 // TestTimeouts checks that a call takes at least as long as it may, and counts what it has done.
 func TestTimeouts(t *testing.T) {
 	const ms = 20
 	eachCombination(t, func(t *testing.T, c combination) {
 		c.bothWays(t, func(t *testing.T, a, b *peer) {
-			a.say("read %d", ms)
+			a.say("read %d 1", ms)
 			a.wants("reading")
 			if got, took := a.counted(); got != "ETIMEDOUT" || took < ms-1 {
 				t.Errorf("read: got %q after %d ms, want ETIMEDOUT after %d", got, took, ms)
@@ -455,16 +546,7 @@ func TestTimeouts(t *testing.T) {
 				t.Errorf("write into a full ring: got %q after %d ms, want ETIMEDOUT after %d", got, took, ms)
 			}
 			a.does("close")
-			for n > 0 { // and what was counted is there
-				b.say("read -1")
-				b.wants("reading")
-				got, _ := b.counted()
-				m, err := strconv.Atoi(got)
-				if err != nil || m <= 0 {
-					t.Fatalf("read: got %q with %d bytes left", got, n)
-				}
-				n -= m
-			}
+			b.read(n) // what was counted is there
 			b.reads("0")
 		})
 	})

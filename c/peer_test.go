@@ -98,6 +98,10 @@ func (p *end) command(f []string) {
 		p.c = nil
 	case "shut":
 		answer(p.c.CloseWrite())
+	case "available":
+		fmt.Println(p.c.Available())
+	case "spin":
+		answer(nil) // only C can be told to sleep at once
 	case "parks":
 		fmt.Println(p.c.Stats().Parks)
 	case "send":
@@ -112,7 +116,7 @@ func (p *end) command(f []string) {
 	case "alternate":
 		answer(alternate(newFlow(p.c, n[1], n[2:]), newFlow(p.c, n[0], n[2:]), n[5]))
 	case "read":
-		answerRead(p.c, n[0])
+		answerRead(p.c, n[0], n[1])
 	case "write":
 		answerWrite(p.c, n[0], n[1])
 	default:
@@ -127,11 +131,11 @@ func deadline(ms int) time.Time {
 	return time.Now().Add(time.Duration(ms) * time.Millisecond)
 }
 
-func answerRead(c *shmconn.Conn, ms int) {
+func answerRead(c *shmconn.Conn, ms, size int) {
 	fmt.Println("reading")
 	start := time.Now()
 	c.SetReadDeadline(deadline(ms))
-	n, err := c.Read(make([]byte, 1<<16))
+	n, err := c.Read(make([]byte, size))
 	if err == io.EOF {
 		err = nil
 	}

@@ -2,6 +2,9 @@
  * One end of a connection, for c_test.go, which has the same in Go: commands on standard input,
  * a line on standard output for each.
  */
+static long long spin_ns = 50000;
+
+#define SHMCONN_SPIN_NS spin_ns
 #define SHMCONN_IMPLEMENTATION
 #include "../shmconn.h"
 
@@ -167,10 +170,10 @@ static void command(shmconn *c, const char *line) {
 				break;
 		}
 		answer(strcmp(f.result, "ok") != 0 ? f.result : g.result);
-	} else if (sscanf(line, "read %lld", &ms) == 1) {
+	} else if (sscanf(line, "read %lld %lld", &ms, &n) == 2) {
 		answer("reading");
 		int64_t begin = shmconn__now();
-		answer_count(shmconn_read(c, buf, sizeof buf, (int)ms), begin);
+		answer_count(shmconn_read(c, buf, (size_t)n, (int)ms), begin);
 	} else if (sscanf(line, "write %lld %lld", &n, &ms) == 2) {
 		unsigned char *zeros = calloc(1, (size_t)n);
 		if (zeros == NULL)
@@ -182,6 +185,8 @@ static void command(shmconn *c, const char *line) {
 		struct shmconn__side *s = strcmp(which, "out") == 0 ? &c->tx : &c->rx;
 		s->position += value;
 		shmconn__publish(c, s);
+		answer("ok");
+	} else if (sscanf(line, "spin %lld", &spin_ns) == 1) {
 		answer("ok");
 	} else if (strcmp(line, "parks") == 0) {
 		printf("%llu\n", (unsigned long long)((c->rx.epoch + 1) / 2 + (c->tx.epoch + 1) / 2));
