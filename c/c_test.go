@@ -426,7 +426,7 @@ func TestKill(t *testing.T) {
 
 // TestPark has the reader sleep before each message.
 func TestPark(t *testing.T) {
-	const n, idle = 15, 20
+	const n, idle = 8, 20
 	eachCombination(t, func(t *testing.T, c combination) {
 		c.bothWays(t, func(t *testing.T, a, b *peer) {
 			a.say("send 1 %d 2048 2048 %d", n, idle)
