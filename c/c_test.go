@@ -140,7 +140,8 @@ func start(t *testing.T, bin, verb, name string, flags int) *peer {
 		bin, p.what = os.Args[0], verb+"er in Go"
 	}
 	p.cmd = exec.Command(bin, verb, name, strconv.Itoa(ring), strconv.Itoa(flags))
-	p.cmd.Env = append(os.Environ(), peerEnv+"=1")
+	// With the race detector a process would take a second to end.
+	p.cmd.Env = append(os.Environ(), peerEnv+"=1", "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	p.run()
 	return p
 }
