@@ -49,7 +49,7 @@ var (
 	}
 
 	// tools are not part of the library. They go by the rule about unsafe alone.
-	tools = []string{"internal/bench", "internal/inspect", "docs/model", "docs/picture", "shmconn", "examples", ".ci"}
+	tools = []string{"internal/bench", "internal/inspect", "docs/model", "docs/picture", "shmconn", "examples", "c", ".ci"}
 )
 
 // A goFile is a parsed file of the module.
