@@ -115,7 +115,7 @@ func TestTopView(t *testing.T) {
 		t.Error("it does not take the whole screen")
 	}
 	want := []string{
-		"shmconn top 03:04:08  1 listener, 4 connections  → 6M/s  ← 3M/s",
+		"03:04:08  1 listener, 4 connections  → 6M/s  ← 3M/s",
 		"NAME        STATE    DIALER        ACCEPTOR        →/s FILL     ←/s FILL   ENDS",
 		"feed3       estab    1003 strategy 4242 feedd       3M ████▌·  1.5M ······ · z",
 		"feed2       estab    1002 strategy 4242 feedd     2M ███··· 1M ······ · z",

@@ -52,16 +52,16 @@ func (m *top) title() string {
 		return red.Render("shmconn top: " + clean(m.err.Error()))
 	}
 	if m.snap == nil {
-		return "shmconn top"
+		return "looking"
 	}
 	var out, in float64
 	for _, r := range m.rows {
 		out, in = out+r.Out, in+r.In
 	}
-	s := fmt.Sprintf("shmconn top %s  %s, %s  → %s/s  ← %s/s", m.snap.Time.Format("15:04:05"),
+	s := fmt.Sprintf("%s  %s, %s  → %s/s  ← %s/s", m.snap.Time.Format("15:04:05"),
 		count(len(m.snap.Listeners), "listener"), count(len(m.snap.Conns), "connection"), size(uint64(out)), size(uint64(in)))
 	if m.snap.Hidden > 0 {
-		s += fmt.Sprintf("  (%d hidden)", m.snap.Hidden)
+		s += fmt.Sprintf("  %d hidden", m.snap.Hidden)
 	}
 	if m.paused {
 		s += "  " + yellow.Render("paused")
