@@ -111,19 +111,22 @@ func (e outputError) Unwrap() error { return e.error }
 // closed by the garbage collector.
 var unclosed []*shmconn.Conn
 
-// cat copies s.in, if it is not nil, to conn and conn to s.out, until both have ended. When something goes
-// wrong it leaves conn open: the end of this process tells the peer that it did not get
-// all, which an end in order would hide.
+// cat copies s.in to conn and conn to s.out, until both have ended. If s.in is nil it does the
+// latter only, and leaves s.out open for the next connection.
+//
+// When something goes wrong it leaves conn open: the end of this process tells the peer that
+// it did not get all, which an end in order would hide.
 func cat(ctx context.Context, conn *shmconn.Conn, s stdio) error {
 	unclosed = append(unclosed, conn)
 	in := &input{r: s.in}
 	sent, received := make(chan error, 1), make(chan error, 1)
-	if s.in == nil {
+	keep := s.in == nil
+	if keep {
 		sent = nil // and the peer sees the end when all it sent has been written
 	} else {
 		go func() { sent <- send(conn, in) }()
 	}
-	go func() { received <- receive(s.out, conn) }()
+	go func() { received <- receive(s.out, conn, !keep) }()
 	var look <-chan time.Time // ticks when it is time to see whether the peer has closed
 	for sent != nil || received != nil {
 		select {
@@ -185,9 +188,15 @@ func send(conn *shmconn.Conn, in *input) error {
 	return err
 }
 
-// receive copies conn to out.
-func receive(out io.Writer, conn *shmconn.Conn) error {
+// receive copies conn to out, and closes out, too, if there is nothing to come after it: so
+// half close is carried through a pipeline.
+func receive(out io.Writer, conn *shmconn.Conn, last bool) error {
 	_, err := conn.WriteTo(out)
+	if c, ok := out.(io.Closer); ok && last && err == nil {
+		if err := c.Close(); err != nil {
+			return outputError{fmt.Errorf("standard output: %w", err)}
+		}
+	}
 	var op *net.OpError
 	if errors.Is(err, syscall.ECONNRESET) || errors.As(err, new(*shmconn.CorruptError)) || !errors.As(err, &op) {
 		return err

@@ -16,6 +16,7 @@ import (
 	posener "github.com/posener/complete"
 
 	"shmconn/internal/bench/cli"
+	"shmconn/internal/segment"
 )
 
 type completionCmd struct {
@@ -79,10 +80,12 @@ func behindColon() string {
 
 // predictNames returns the names of listeners.
 func predictNames(posener.Args) (names []string) {
-	entries, _ := os.ReadDir(cmp.Or(os.Getenv("SHMCONN_DIR"), "/dev/shm"))
+	entries, _ := os.ReadDir(cmp.Or(os.Getenv("SHMCONN_DIR"), segment.DefaultDir))
 	for _, e := range entries {
-		// Files of connections and sockets have an "@" in their names.
-		if name, ok := strings.CutPrefix(e.Name(), "shmconn."); ok && !strings.Contains(name, "@") {
+		// Anybody can make a file of any name there, and the shell would run what is
+		// in it.
+		name, ok := strings.CutPrefix(e.Name(), segment.Prefix)
+		if _, _, err := segment.ParseName(name); ok && err == nil {
 			names = append(names, name)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -81,14 +82,7 @@ func (f dialFlags) dialer(p pollFlags) *shmconn.Dialer {
 	d := &shmconn.Dialer{BusyPoll: p.BusyPoll}
 	if len(f.UID) > 0 {
 		own := uint32(os.Getuid())
-		d.AllowUID = func(uid uint32) bool {
-			for _, u := range f.UID {
-				if uid == u {
-					return true
-				}
-			}
-			return uid == own || uid == 0
-		}
+		d.AllowUID = func(uid uint32) bool { return uid == own || uid == 0 || slices.Contains(f.UID, uid) }
 	}
 	return d
 }

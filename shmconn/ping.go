@@ -20,9 +20,9 @@ import (
 type pingCmd struct {
 	Name     string    `arg:"" predictor:"name" help:"Name that \"shmconn pong\" listens on."`
 	Count    int       `short:"c" help:"Stop after N round trips. 0: when interrupted." placeholder:"N"`
-	Interval seconds   `short:"i" help:"Start a round trip every D, in seconds or like 10ms." default:"1" placeholder:"D"`
+	Interval seconds   `short:"i" help:"Start a round trip every D, in seconds or like 10ms. Default 1." default:"1" placeholder:"D"`
 	Flood    bool      `short:"f" help:"Start the next round trip when one has ended, and print only the statistics."`
-	Size     bytesFlag `short:"s" help:"Send SIZE bytes, and wait for as many." default:"64" placeholder:"SIZE"`
+	Size     bytesFlag `short:"s" help:"Send SIZE bytes, and wait for as many. Default 64." default:"64" placeholder:"SIZE"`
 	Deadline seconds   `short:"w" help:"Stop after D, in seconds or like 10ms." placeholder:"D"`
 	Quiet    bool      `short:"q" help:"Print only the statistics."`
 	JSON     bool      `name:"json" help:"Print only the statistics, as JSON."`
@@ -105,7 +105,7 @@ func newPinger(conn *shmconn.Conn, c *pingCmd, s stdio) *pinger {
 // run makes round trips until there were enough or ctx ends, which is no error.
 func (p *pinger) run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { p.conn.SetDeadline(time.Now()) })()
-	if pid, _, _ := p.conn.PeerCred(); p.each {
+	if pid, _, _ := p.conn.PeerCred(); !p.JSON {
 		fmt.Fprintf(p.s.out, "PING %s (pid %d): %d bytes\n", p.Name, pid, p.Size)
 	}
 	tick := time.NewTicker(max(time.Duration(p.Interval), 1))

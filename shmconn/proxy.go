@@ -17,8 +17,8 @@ type proxyCmd struct {
 	To   endpoint `arg:"" predictor:"endpoint" help:"What to connect to: shm:NAME, unix:PATH or tcp:HOST:PORT."`
 
 	Max         int           `help:"Carry at most N connections at a time; others wait. 0: any number." placeholder:"N"`
-	Grace       time.Duration `help:"Once told to stop, let connections go on for D before they are cut off." default:"10s" placeholder:"D"`
-	DialTimeout time.Duration `help:"Wait D for TO to take a connection." default:"10s" placeholder:"D"`
+	Grace       time.Duration `help:"Once told to stop, let connections go on for D before they are cut off. Default 10s." default:"10s" placeholder:"D"`
+	DialTimeout time.Duration `help:"Wait D for TO to take a connection. Default 10s." default:"10s" placeholder:"D"`
 	JSON        bool          `name:"json" help:"Log in JSON."`
 	Quiet       bool          `short:"q" help:"Log only what goes wrong."`
 

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -13,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,13 +37,11 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// tests runs the tests with a directory of their own for names.
+// tests runs the tests with a directory of their own for names, which is held so that
+// nobody takes it for one that was left.
 type tests struct{ *testing.M }
 
 func (t tests) Run() int {
-	if runtime.GOOS != "linux" {
-		return t.M.Run()
-	}
 	dir, err := os.MkdirTemp("/dev/shm", "shmconn-test-")
 	if err != nil {
 		log.Print(err)
@@ -50,13 +49,16 @@ func (t tests) Run() int {
 	}
 	defer os.RemoveAll(dir)
 	os.Setenv("SHMCONN_DIR", dir)
-	return t.M.Run()
-}
-
-func needLinux(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("connections over shared memory are for Linux")
+	held, err := os.Open(dir)
+	if err == nil {
+		err = syscall.Flock(int(held.Fd()), syscall.LOCK_EX)
 	}
+	if err != nil {
+		log.Print(err)
+		return 1
+	}
+	defer held.Close()
+	return t.M.Run()
 }
 
 // TestScript runs the command as a user would. A script has a directory of names to
@@ -70,7 +72,6 @@ func needLinux(t *testing.T) {
 //	signal NAME WORDS            sends a signal to the command in the background whose arguments hold WORDS
 //	swept                        checks that the directory of names is empty
 func TestScript(t *testing.T) {
-	needLinux(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
