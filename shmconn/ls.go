@@ -20,7 +20,9 @@ type lsCmd struct {
 func (c *lsCmd) Help() string {
 	return `For each name it lists the listener, and the connections that the caller may see: root all,
 others those of their own processes, and of a connection with another user's process their
-own end. A connection's arrows point from the dialer to the acceptor and back.
+own end. Arrows point from the dialer to the acceptor and back. Of what is waiting to be read
+up to a quarter of the ring may have been read already: a reader tells of it a quarter at a
+time, and before it waits.
 
 STATE is listening, stale (left by a process that died: "shmconn rm" removes it), waiting
 (dialed and not seen to be accepted), established, half closed, peer closed, peer gone (died
@@ -132,7 +134,7 @@ func lsConn(c *inspect.Conn, now time.Time) []cell {
 		if !c.Readable {
 			return right("")
 		}
-		return right(size(n))
+		return right(amount(n))
 	}
 	what := activities(c)
 	if c.Note != "" {
@@ -161,5 +163,5 @@ func ringSize(n int) string {
 	if n == 0 {
 		return ""
 	}
-	return size(uint64(n))
+	return amount(uint64(n))
 }

@@ -78,6 +78,7 @@ func TestScript(t *testing.T) {
 			dir, err := os.MkdirTemp(os.Getenv("SHMCONN_DIR"), "script-")
 			e.Setenv("SHMCONN_DIR", dir)
 			e.Setenv("COLUMNS", "80")
+			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			e.Defer(func() {
 				if tmux := filepath.Join(e.WorkDir, "tmux"); exists(tmux) {
 					exec.Command("tmux", "-S", tmux, "kill-server").Run()

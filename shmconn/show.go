@@ -22,28 +22,28 @@ import (
 // namesDir is where names without a slash live.
 func namesDir() string { return cmp.Or(os.Getenv("SHMCONN_DIR"), "/dev/shm") }
 
-// A place is a NAME argument, as the scanner has it.
-type place struct {
+// A scope is a NAME argument, as the scanner has it.
+type scope struct {
 	dir  string // to look into
 	name string // for Select
 }
 
 // where returns what to look for: everything if name is empty, a directory if it ends
 // in a slash.
-func where(name string) (place, error) {
+func where(name string) (scope, error) {
 	i := strings.LastIndexByte(name, '/')
 	if i < 0 {
-		return place{namesDir(), name}, nil
+		return scope{namesDir(), name}, nil
 	}
 	dir, err := filepath.Abs(name[:i+1])
 	if err == nil {
 		dir, err = filepath.EvalSymlinks(dir)
 	}
-	return place{dir, filepath.Join(dir, "/") + "/" + name[i+1:]}, err
+	return scope{dir, filepath.Join(dir, "/") + "/" + name[i+1:]}, err
 }
 
 // selectFrom returns what of snap is at p.
-func (p place) selectFrom(snap *inspect.Snapshot) *inspect.Snapshot {
+func (p scope) selectFrom(snap *inspect.Snapshot) *inspect.Snapshot {
 	if p.name == "" {
 		return snap
 	}
@@ -148,8 +148,8 @@ func activity(p *inspect.Process, writes, reads inspect.Activity) string {
 	return strings.Join(words, ", ")
 }
 
-// size writes a number of bytes in five characters at most.
-func size(n uint64) string {
+// amount writes a number of bytes in five characters at most.
+func amount(n uint64) string {
 	f := float64(n)
 	for _, unit := range []string{"", "K", "M", "G", "T", "P", "E"} {
 		switch {

@@ -22,10 +22,10 @@ type topCmd struct {
 }
 
 func (c *topCmd) Help() string {
-	return `Shows what "shmconn ls" does, live: how many bytes a second go from the dialer to the
-acceptor (→) and back (←), how full the rings are, and what the ends do: z is parked, B
-blocked on a full ring, F awake beside a full ring, w has closed its writing direction, x
-both, s is a stopped process.
+	return `Shows what "shmconn ls" does, live. Bytes a second and fill bars come in pairs: from the
+dialer to the acceptor, and back. ENDS has a letter each for the dialer and the acceptor: z is
+parked, B blocked on a full ring, F awake beside a full ring, w has closed its writing
+direction, x both, s is a stopped process, a dot is awake.
 
 Keys: n, b, t, f and a sort by name, bytes a second, total bytes, fill and age; r reverses;
 l leaves listeners out; up and down select; space pauses; q quits.

@@ -115,7 +115,7 @@ func TestTopView(t *testing.T) {
 		t.Error("it does not take the whole screen")
 	}
 	want := []string{
-		"shmconn top 03:04:08  1 listener, 4 connections  → 6M/s  ← 3M/s",
+		"03:04:08  1 listener, 4 connections  → 6M/s  ← 3M/s",
 		"NAME        STATE    DIALER        ACCEPTOR        →/s FILL     ←/s FILL   ENDS",
 		"feed3       estab    1003 strategy 4242 feedd       3M ████▌·  1.5M ······ · z",
 		"feed2       estab    1002 strategy 4242 feedd     2M ███··· 1M ······ · z",
@@ -333,18 +333,18 @@ func TestMeter(t *testing.T) {
 	}
 }
 
-func TestSize(t *testing.T) {
+func TestAmount(t *testing.T) {
 	for n, want := range map[uint64]string{
 		0: "0", 9: "9", 999: "999", 1000: "1000", 1023: "1023", 1024: "1K", 1025: "1.0K", 1536: "1.5K", 4096: "4K",
 		10 << 10: "10K", 262144: "256K", 1023 << 10: "1023K", 1<<20 - 1: "1.0M", 1 << 20: "1M", 64 << 20: "64M", 1<<30 + 1: "1.0G", 1 << 63: "8E", 1<<64 - 1: "16E",
 	} {
-		if got := size(n); got != want {
-			t.Errorf("size(%d) = %s, want %s", n, got, want)
+		if got := amount(n); got != want {
+			t.Errorf("amount(%d) = %s, want %s", n, got, want)
 		}
 	}
 	for i := range 64 {
 		for d := range uint64(3) {
-			if s := size(1<<i + d - 1); len(s) > 5 {
+			if s := amount(1<<i + d - 1); len(s) > 5 {
 				t.Errorf("%d is %s", uint64(1)<<i+d-1, s)
 			}
 		}

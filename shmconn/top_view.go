@@ -52,16 +52,16 @@ func (m *top) title() string {
 		return red.Render("shmconn top: " + clean(m.err.Error()))
 	}
 	if m.snap == nil {
-		return "shmconn top"
+		return "looking"
 	}
 	var out, in float64
 	for _, r := range m.rows {
 		out, in = out+r.Out, in+r.In
 	}
-	s := fmt.Sprintf("shmconn top %s  %s, %s  → %s/s  ← %s/s", m.snap.Time.Format("15:04:05"),
-		count(len(m.snap.Listeners), "listener"), count(len(m.snap.Conns), "connection"), size(uint64(out)), size(uint64(in)))
+	s := fmt.Sprintf("%s  %s, %s  → %s/s  ← %s/s", m.snap.Time.Format("15:04:05"),
+		count(len(m.snap.Listeners), "listener"), count(len(m.snap.Conns), "connection"), amount(uint64(out)), amount(uint64(in)))
 	if m.snap.Hidden > 0 {
-		s += fmt.Sprintf("  (%d hidden)", m.snap.Hidden)
+		s += fmt.Sprintf("  %d hidden", m.snap.Hidden)
 	}
 	if m.paused {
 		s += "  " + yellow.Render("paused")
@@ -209,7 +209,7 @@ func topNumber(r topRow, n float64) cell {
 	case !r.Readable:
 		return left("?")
 	}
-	return left(size(uint64(n)))
+	return left(amount(uint64(n)))
 }
 
 // topFill draws how full the ring of f is.
@@ -287,19 +287,19 @@ func (m *top) details() []string {
 	if l := r.listener; l != nil {
 		return []string{
 			fmt.Sprintf("%s  %s  %s", nameOf(l.Directory, l.Name), l.State, processOf(l.Process)),
-			fmt.Sprintf("uid %s  rings of %s  age %s  %s", user(l.UID), size(uint64(l.RingSize)), age(m.snap.Time, l.Since), clean(l.Note)),
+			fmt.Sprintf("uid %s  rings of %s  age %s  %s", user(l.UID), amount(uint64(l.RingSize)), age(m.snap.Time, l.Since), clean(l.Note)),
 			fmt.Sprintf("%d accepted, %d refused", l.Accepted, l.Refused),
 		}
 	}
 	d, a := ends(&r.Conn)
 	lines := []string{
 		fmt.Sprintf("%s  %s  %s → %s", nameOf(r.Directory, r.Name), r.State, d, a),
-		fmt.Sprintf("uid %s  rings of %s  age %s  %s", users(&r.Conn), size(uint64(r.RingSize)), age(m.snap.Time, r.Since), clean(r.Note)),
+		fmt.Sprintf("uid %s  rings of %s  age %s  %s", users(&r.Conn), amount(uint64(r.RingSize)), age(m.snap.Time, r.Since), clean(r.Note)),
 		"",
 	}
 	if r.Readable {
-		lines[2] = fmt.Sprintf("→ %s, %s waiting  ← %s, %s waiting  %s", size(r.ToAcceptor.Written), size(uint64(r.ToAcceptor.Waiting)),
-			size(r.ToDialer.Written), size(uint64(r.ToDialer.Waiting)), activities(&r.Conn))
+		lines[2] = fmt.Sprintf("→ %s, %s waiting  ← %s, %s waiting  %s", amount(r.ToAcceptor.Written), amount(uint64(r.ToAcceptor.Waiting)),
+			amount(r.ToDialer.Written), amount(uint64(r.ToDialer.Waiting)), activities(&r.Conn))
 	}
 	return lines
 }

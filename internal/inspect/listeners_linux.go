@@ -26,23 +26,18 @@ func (s *Scanner) listeners(procs map[int]*process, files []name) (list []Listen
 			}
 		}
 	}
-	sockets := make(map[string]time.Time)
-	for _, n := range files {
-		if n.kind == segment.SocketFile {
-			sockets[n.path] = n.time
-		}
-	}
 	for _, n := range files {
 		if n.kind != segment.ListenerFile {
 			continue
 		}
 		seen[n.key] = true
-		l := Listener{Name: n.base, Directory: n.dir, UID: n.uid, Since: sockets[n.path+"@sock"]}
+		l := Listener{Name: n.base, Directory: n.dir, UID: n.uid}
 		info, err := lookUp(n.dir, n.base)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // it has closed meanwhile
 		}
 		l.fill(info, err, holders[n.key], procs)
+		l.Since = socketMade(n.path)
 		list = append(list, l)
 	}
 	for _, pid := range slices.Sorted(maps.Keys(procs)) {
@@ -118,9 +113,8 @@ func (s *Scanner) elsewhere(p *process, o openFile) (l Listener, ok bool) {
 	)
 	ok = s.patiently(p.PID, func() {
 		info, err = lookUpOpen(p.PID, o)
-		var st unix.Stat_t
-		if !o.deleted && unix.Lstat(filepath.Join(o.dir, o.file+"@sock"), &st) == nil {
-			made = time.Unix(st.Mtim.Unix())
+		if !o.deleted {
+			made = socketMade(filepath.Join(o.dir, o.file))
 		}
 	})
 	if !ok || err == errEnded {
@@ -135,6 +129,16 @@ func (s *Scanner) elsewhere(p *process, o openFile) (l Listener, ok bool) {
 		l.Note = "its name was removed"
 	}
 	return l, true
+}
+
+// socketMade returns when the socket beside the listener segment at path was made,
+// which it is each time that somebody begins to listen.
+func socketMade(path string) time.Time {
+	var st unix.Stat_t
+	if unix.Lstat(path+"@sock", &st) != nil {
+		return time.Time{}
+	}
+	return time.Unix(st.Mtim.Unix())
 }
 
 func lookUpOpen(pid int, o openFile) (segment.Info, error) {

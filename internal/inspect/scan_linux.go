@@ -79,7 +79,7 @@ func (s *Scanner) names() (list []name, err error) {
 		}
 		for _, e := range entries {
 			kind, base, id := segment.ParseFile(e.Name())
-			if kind == segment.OtherFile || kind != segment.SocketFile && !e.Type().IsRegular() {
+			if kind != segment.ListenerFile && kind != segment.ConnFile || !e.Type().IsRegular() {
 				continue
 			}
 			var st unix.Stat_t

@@ -64,7 +64,11 @@ func testStates(t *testing.T, kind string) {
 	if c.Dialer == nil || c.Dialer.PID != d.pid || c.Acceptor == nil || c.Acceptor.PID != a.pid || c.RolesUnknown {
 		t.Fatalf("dialer %+v is %d, acceptor %+v is %d", c.Dialer, d.pid, c.Acceptor, a.pid)
 	}
-	if age := time.Since(c.Since); age < 0 || age > time.Minute {
+	if os.Geteuid() != 0 && kind == "anonymous" {
+		if !c.Since.IsZero() { // nobody may look at the memory as a file
+			t.Errorf("it is there since %v", c.Since)
+		}
+	} else if age := time.Since(c.Since); age < 0 || age > time.Minute {
 		t.Errorf("it is %v old", age)
 	}
 	if c.RingSize != ringSize || c.Anonymous != (kind == "anonymous") || c.UID != os.Geteuid() || len(c.ID) != 32 || !c.Readable {
