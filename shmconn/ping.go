@@ -209,8 +209,12 @@ func (p *pinger) print() error {
 	if p.JSON {
 		return json.NewEncoder(p.s.out).Encode(st)
 	}
-	_, err := fmt.Fprintf(p.s.out, "--- %s ping statistics ---\n%d sent, %d answered in %v, %.0f round trips per second\n",
-		st.Name, st.Sent, st.Answered, p.elapsed.Round(time.Microsecond), st.PerSecond)
+	rate := ""
+	if p.Flood {
+		rate = fmt.Sprintf(", %.0f round trips per second", st.PerSecond)
+	}
+	_, err := fmt.Fprintf(p.s.out, "--- %s ping statistics ---\n%d sent, %d answered in %v%s\n",
+		st.Name, st.Sent, st.Answered, p.elapsed.Round(time.Microsecond), rate)
 	if err != nil || st.Answered == 0 {
 		return err
 	}
