@@ -54,9 +54,9 @@ inline store_epoch(odd) {
 	atomic { parked[i] = odd; rung[i] = 0 }
 }
 
-/* sync: bell: one holder */
+/* one holder */
 inline hold() {
-	atomic { !holder -> holder = 1; reading++; assert(reading == 1) }
+	atomic { !holder -> holder = 1; reading++; assert(reading == 1) }	/* sync: bell: store; then the flags */
 }
 
 /* the new holder clears what an earlier interrupt has left behind, and only then
@@ -119,7 +119,7 @@ proctype side(byte i) {
 #ifndef MUTANT_CLEAR_LATE
 				mend();
 #endif
-				store_epoch(1)	/* sync: park: first the epoch, then the check */
+				store_epoch(1)	/* sync: park: store, then the look */
 			};
 			if
 			:: READY
@@ -146,7 +146,7 @@ proctype side(byte i) {
 			:: else
 			fi
 		:: holder ->
-			store_epoch(1);
+			store_epoch(1);	/* sync: park: store, then the look */
 			if
 			:: READY -> break
 			:: else
@@ -160,7 +160,7 @@ proctype side(byte i) {
 		store_epoch(0);
 		atomic {	/* what the caller does with it */
 			if
-			:: pos[i] > got[i] -> got[i] = pos[i]
+			:: pos[i] > got[i] -> got[i] = pos[i]	/* sync: produce: load of side 0; sync: consume: of side 1 */
 			:: pos[i] == got[i] && (shut || gone) -> got[i] = ROUNDS
 			:: pos[i] == got[i] && !shut && !gone ->
 				assert(flag[i]);
@@ -178,9 +178,9 @@ proctype peer(byte i) {
 	:: dead -> break
 	:: break
 	:: pos[i] == ROUNDS -> break
-	:: atomic { pos[i] < ROUNDS && !dead -> pos[i]++ };	/* sync: publish */
+	:: atomic { pos[i] < ROUNDS && !dead -> pos[i]++ };	/* sync: produce: store for side 0; sync: consume: for side 1 */
 		atomic {	/* one load; rung is private */
-			ring = (parked[i] && !rung[i]);
+			ring = (parked[i] && !rung[i]);	/* sync: park: load */
 			if
 			:: ring -> rung[i] = 1
 			:: else
@@ -204,8 +204,8 @@ proctype peer(byte i) {
 #define AFTER(h) h = holder
 #endif
 
-inline tell(h) {	/* sync: bell: the flag, the token, then a look for a holder */
-	AFTER(h);
+inline tell(h) {	/* the flag, the token, then a look for a holder */
+	AFTER(h);	/* sync: bell: load */
 	if
 	:: h -> broken = 1
 	:: else
@@ -216,7 +216,7 @@ proctype deadline(byte i) {
 	bool h;
 
 	BEFORE(h);
-	flag[i] = 1;
+	flag[i] = 1;	/* sync: bell: store */
 	token(i);
 	tell(h)
 }
@@ -232,7 +232,7 @@ proctype closer() {
 	};
 #endif
 	BEFORE(h);
-	shut = 1;	/* a bit that both sides see */
+	shut = 1;	/* sync: bell: store of a bit that both sides see */
 	token(0);
 	token(1);
 	tell(h)

@@ -39,7 +39,12 @@ inline unref() {
 	atomic {
 		refs--;
 		if
-		:: refs == 0 -> mapped = 0; agone = 1
+		:: refs == 0 ->
+#ifdef MUTANT_GUEST_FIRST
+			pclosed = 1;
+#endif
+			mapped = 0;
+			agone = 1
 		:: else
 		fi
 	}
@@ -49,7 +54,7 @@ inline unref() {
 inline a_look(always) {
 	atomic {
 		assert(mapped);
-		ring = (cparked && (always || !crung));
+		ring = (cparked && (always || !crung));	/* sync: park: load */
 		if
 		:: ring -> crung = 1
 		:: else
@@ -66,9 +71,16 @@ inline a_look(always) {
 	fi
 }
 
-/* sync: closed: the last one out of the write side */
+/* by who gives the write side back, or by Close */
 inline finish() {
-	atomic { assert(mapped); pclosed = 1 };
+#ifdef MUTANT_GUEST_FIRST
+	if
+	:: half -> pclosed = 1
+	:: !half
+	fi;
+#else
+	atomic { assert(mapped); pclosed = 1 };	/* sync: closed: store, after the last position */
+#endif
 #ifndef MUTANT_NO_RING
 	a_look(1)
 #endif
@@ -88,13 +100,13 @@ proctype writer() {
 			:: !shut -> locked = 1; refs++; held = 1
 			fi
 		};
-		/* sync: park, for room */
+		/* for room */
 		do
 		:: pos < room -> break
 		:: else ->
-			atomic { assert(mapped); pparked = 1; prung = 0 };
-			c = (shut || aeof || cclosed);
-			room = consumed + SIZE;
+			atomic { assert(mapped); pparked = 1; prung = 0 };	/* sync: park: store, then the look */
+			c = (shut || aeof || cclosed);	/* sync: closed: load */
+			room = consumed + SIZE;	/* sync: consume: load */
 			if
 			:: c || pos < room -> break
 			:: else
@@ -114,7 +126,7 @@ proctype writer() {
 		:: c -> /* ErrClosed or EPIPE */
 			atomic { locked = 0; fin = shut }
 		:: !c ->
-			atomic { assert(mapped && !pclosed); produced++; pos++ };	/* sync: publish */
+			atomic { assert(mapped && !pclosed); produced++; pos++ };	/* sync: produce: store */
 			if	/* the look before the unlock, or after it */
 			::	a_look(0);
 				atomic { locked = 0; fin = shut }
@@ -182,12 +194,18 @@ proctype closer() {
 	} unless { dead }
 }
 
-/* a Read of A, woken by Close */
+/* a Read of A, woken by Close; or a Guard, which goes on until B has gone home */
 proctype other() {
 	{
 	if
 	:: shut && !half -> unref()
 	:: shut && half		/* the Conn lives on */
+	:: skip ->
+		shut && (half || bgone);
+		if
+		:: !half -> unref()
+		:: half
+		fi
 	fi
 	} unless { dead }
 }
@@ -205,7 +223,7 @@ proctype reader() {
 	bool c, g, eof, ring;
 
 	do
-	::	atomic { cparked = 1; crung = 0 };	/* sync: park */
+	::	atomic { cparked = 1; crung = 0 };	/* sync: park: store, then the look */
 look:
 #ifdef LEAVES
 		if
@@ -217,15 +235,15 @@ look:
 		:: atomic { agone && bbell == 0 -> eof = 1 }
 		:: skip
 		fi;
-		/* sync: closed: gone, closed, position */
+		/* gone, closed, position */
 #ifdef MUTANT_POSITION_FIRST
 		p = produced;
 		c = pclosed;
 		g = eof;
 #else
 		g = eof;
-		c = pclosed;
-		p = produced;
+		c = pclosed;	/* sync: closed: load */
+		p = produced;	/* sync: produce: load */
 #endif
 		/* position, closed, gone */
 		if
@@ -237,9 +255,9 @@ look:
 #endif
 			atomic { cparked = 0; crung = 0 };
 			atomic { got = p; p = 0; c = 0; g = 0 };
-			consumed = got;		/* sync: publish */
+			consumed = got;		/* sync: consume: store */
 			atomic {
-				ring = (pparked && !prung);
+				ring = (pparked && !prung);	/* sync: park: load */
 				if
 				:: ring -> prung = 1
 				:: else
@@ -280,7 +298,7 @@ look:
 	od;
 	/* B closes, or dies */
 gone:	if
-	::	cclosed = 1;
+	::	cclosed = 1;	/* sync: closed: store */
 		ring = pparked;
 		if
 		:: atomic { ring -> ring = 0;

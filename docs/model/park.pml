@@ -30,7 +30,7 @@ byte sent, got;			/* ghosts */
 /* the look at the other's epoch; rung is private, so one step */
 inline look(parked) {
 	atomic {
-		ring = ((parked & 1) && parked != rung);
+		ring = ((parked & 1) && parked != rung);	/* sync: park: load */
 		if
 		:: ring -> rung = parked
 		:: else
@@ -38,7 +38,7 @@ inline look(parked) {
 	}
 }
 
-inline publish(word, val, parked, bell) {	/* sync: publish */
+inline publish(word, val, parked, bell) {
 #ifdef MUTANT_LATE_PUBLISH
 	look(parked);
 	word = val;
@@ -54,12 +54,12 @@ inline publish(word, val, parked, bell) {	/* sync: publish */
 }
 
 /* until word reaches need; ep is private, the stored copy is for the other */
-inline park(word, need, parked, bell) {		/* sync: park */
+inline park(word, need, parked, bell) {
 #ifdef MUTANT_CHECK_FIRST
 	seen = word;
 	atomic { ep++; parked = ep };
 #else
-	atomic { ep++; parked = ep };
+	atomic { ep++; parked = ep };	/* sync: park: store, then the look */
 	seen = word;
 #endif
 	do
@@ -76,7 +76,7 @@ inline park(word, need, parked, bell) {		/* sync: park */
 		atomic { ep = ep + 2; parked = ep }
 #else
 #ifndef MUTANT_SAME_EPOCH
-		atomic { ep = ep + 2; parked = ep; assert(ep < 250) };
+		atomic { ep = ep + 2; parked = ep; assert(ep < 250) };	/* sync: park: store */
 #endif
 		seen = word
 #endif
@@ -98,7 +98,7 @@ active proctype producer() {
 		/* room for n: consumed >= pos + n - SIZE */
 		if
 		:: pos + n <= SIZE + seen
-		:: else -> park(consumed, pos + n - SIZE, pparked, pbell)
+		:: else -> park(consumed, pos + n - SIZE, pparked, pbell)	/* sync: consume: load */
 		fi;
 #ifdef MUTANT_COPY_LATE
 		publish(produced, pos + n, cparked, cbell);
@@ -111,7 +111,7 @@ active proctype producer() {
 			sent = pos
 		};
 #ifndef MUTANT_COPY_LATE
-		publish(produced, pos, cparked, cbell);
+		publish(produced, pos, cparked, cbell);	/* sync: produce: store */
 #endif
 	od
 }
@@ -132,11 +132,11 @@ active proctype consumer() {
 		:: else ->
 			if	/* never wait with room that the producer has not seen */
 			:: pub != pos ->
-				publish(consumed, pos, pparked, pbell);
+				publish(consumed, pos, pparked, pbell);	/* sync: consume: store */
 				pub = pos
 			:: else
 			fi;
-			park(produced, pos + n, cparked, cbell)
+			park(produced, pos + n, cparked, cbell)	/* sync: produce: load */
 		fi;
 		d_step {
 			do
@@ -147,7 +147,7 @@ active proctype consumer() {
 		};
 		if
 		:: pos - pub >= LAZY ->
-			publish(consumed, pos, pparked, pbell);
+			publish(consumed, pos, pparked, pbell);	/* sync: consume: store */
 			pub = pos
 		:: else
 		fi

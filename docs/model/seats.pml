@@ -51,7 +51,7 @@ byte started;
 #define ANYOFF  (OFF(0) || OFF(1) || OFF(2) || OFF(3))
 #endif
 
-inline take_seat(ok) {	/* sync: seat */
+inline take_seat(ok) {
 	atomic {
 		if
 		:: seats < CAP -> seats++; ok = 1
@@ -61,7 +61,7 @@ inline take_seat(ok) {	/* sync: seat */
 }
 
 inline give_seat() {
-	atomic { assert(seats > 0); seats--; seat = 0 }
+	atomic { assert(seats > 0); seats--; seat = 0 }	/* sync: seat: store, then a look for followers */
 }
 
 inline take_role(ok) {
@@ -93,8 +93,8 @@ proctype waiter(byte me) {
 	followers++;
 	atomic { inc = inc | BIT(me) };
 #else
-	atomic { inc = inc | BIT(me) };	/* sync: seat: push, then look again */
-	followers++;
+	atomic { inc = inc | BIT(me) };	/* push, then look again */
+	followers++;	/* sync: seat: store, then a look for a seat */
 #endif
 #ifndef MUTANT_NO_RECHECK
 #ifdef APPOINT
@@ -161,7 +161,7 @@ poll:	do
 
 	/* --- leave --- */
 leave:	if
-	:: atomic { role -> sweeper = 0; role = 0 }
+	:: atomic { role -> sweeper = 0; role = 0 }	/* sync: seat: store */
 	:: !role
 	fi;
 	give_seat();
@@ -170,7 +170,7 @@ leave:	if
 #endif
 appoint:
 	do
-	:: followers <= 0 -> break
+	:: followers <= 0 -> break	/* sync: seat: load */
 #ifdef APPOINT
 	:: followers > 0 && sweeper -> break	/* who sweeps comes here when it is over */
 	:: followers > 0 && !sweeper ->

@@ -57,7 +57,7 @@ end:	do
 
 /* the look at the other's epoch, and the ring */
 inline look(sb, parked, rung, bell) {
-	e = mem[parked];
+	e = mem[parked];	/* sync: park: load */
 	if
 	:: (e & 1) ->
 		if
@@ -85,11 +85,11 @@ inline ring_read(bell) {
 	}
 }
 
-/* sync: park: each odd epoch by a LOCKed store, the even one plain */
+/* each odd epoch by a LOCKed store, the even one plain */
 inline park(sb, ep, parked, word, need, seen, bell) {
 	ep++;
 	do
-	::	STORE(sb, parked, ep);
+	::	STORE(sb, parked, ep);	/* sync: park: store */
 #ifndef MUTANT_PARK_NO_FENCE
 		FENCE(sb);
 #endif
@@ -112,11 +112,11 @@ inline writer(sb, n) {
 	do
 	::	if
 		:: wpos + 1 <= wseen + SIZE
-		:: else -> park(sb, wep, PPARKED, CONSUMED, wpos + 1 - SIZE, wseen, pbell)
+		:: else -> park(sb, wep, PPARKED, CONSUMED, wpos + 1 - SIZE, wseen, pbell)	/* sync: consume: load */
 		fi;
 		STORE(sb, CELL, wpos + 1);
 		wpos++;
-		STORE(sb, PRODUCED, wpos);	/* sync: publish, a plain store */
+		STORE(sb, PRODUCED, wpos);	/* sync: produce: a plain store */
 		left--;
 		if
 		:: left == 0 -> break
@@ -147,11 +147,11 @@ active proctype reader() {
 	:: else ->
 		if
 		:: pos < seen
-		:: else -> park(sb2, ep, CPARKED, PRODUCED, pos + 1, seen, cbell)
+		:: else -> park(sb2, ep, CPARKED, PRODUCED, pos + 1, seen, cbell)	/* sync: produce: load */
 		fi;
 		assert(mem[CELL] == pos + 1);
 		pos++;
-		STORE(sb2, CONSUMED, pos);	/* sync: publish, a plain store */
+		STORE(sb2, CONSUMED, pos);	/* sync: consume: a plain store */
 		FENCE(sb2);			/* the unlock of the read side */
 		look(sb2, PPARKED, rung, pbell)
 	od

@@ -175,7 +175,7 @@ inline heed() {
 	ok = 0
 }
 
-inline settle() {
+inline settle() {	/* sync: turn */
 	barrier();
 	heed()
 }
