@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -87,7 +88,7 @@ func (y *closeTally) writeAndClose(c *shmconn.Conn, r *rand.Rand, shut func() er
 	var writing, begun atomic.Bool
 	done := make(chan error, 1)
 	if race {
-		writes = 1 << 40
+		writes = math.MaxInt
 		looks := r.IntN(1 << (4 + r.IntN(10)))
 		var there atomic.Bool
 		go func() {
