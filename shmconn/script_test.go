@@ -49,6 +49,8 @@ func (t tests) Run() int {
 	}
 	defer os.RemoveAll(dir)
 	os.Setenv("SHMCONN_DIR", dir)
+	// With the race detector each process sleeps for a second before it exits.
+	os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")
 	held, err := os.Open(dir)
 	if err == nil {
 		err = syscall.Flock(int(held.Fd()), syscall.LOCK_EX)
@@ -78,12 +80,16 @@ func TestScript(t *testing.T) {
 			dir, err := os.MkdirTemp(os.Getenv("SHMCONN_DIR"), "script-")
 			e.Setenv("SHMCONN_DIR", dir)
 			e.Setenv("COLUMNS", "80")
+<<<<<<< HEAD
 			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			e.Defer(func() {
 				if tmux := filepath.Join(e.WorkDir, "tmux"); exists(tmux) {
 					exec.Command("tmux", "-S", tmux, "kill-server").Run()
 				}
 			})
+=======
+			e.Setenv("GORACE", os.Getenv("GORACE"))
+>>>>>>> h4
 			return err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
