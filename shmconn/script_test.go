@@ -80,16 +80,12 @@ func TestScript(t *testing.T) {
 			dir, err := os.MkdirTemp(os.Getenv("SHMCONN_DIR"), "script-")
 			e.Setenv("SHMCONN_DIR", dir)
 			e.Setenv("COLUMNS", "80")
-<<<<<<< HEAD
 			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			e.Defer(func() {
 				if tmux := filepath.Join(e.WorkDir, "tmux"); exists(tmux) {
 					exec.Command("tmux", "-S", tmux, "kill-server").Run()
 				}
 			})
-=======
-			e.Setenv("GORACE", os.Getenv("GORACE"))
->>>>>>> h4
 			return err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
