@@ -635,11 +635,7 @@ func TestBadConfig(t *testing.T) {
 // TestDeadWithoutRoom dials a listener that was killed: that nobody listens is said first, and
 // nothing is made before that is known.
 func TestDeadWithoutRoom(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("cannot mount a small tmpfs: %v", err)
-	}
-	defer syscall.Unmount(dir, 0)
+	dir := mountSmall(t, "size=1m")
 	name := dir + "/" + newName()
 	h := startHelper(t, "agent", shape{Ring: 1 << 20})
 	h.do("listen %s", name)
@@ -652,11 +648,7 @@ func TestDeadWithoutRoom(t *testing.T) {
 
 // TestNoRoom dials where the directory has no room for the rings.
 func TestNoRoom(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("cannot mount a small tmpfs: %v", err)
-	}
-	defer syscall.Unmount(dir, 0)
+	dir := mountSmall(t, "size=1m")
 	name := dir + "/" + newName()
 	l, err := (&shmconn.ListenConfig{RingSize: 1 << 20}).Listen(name)
 	if err != nil {

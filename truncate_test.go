@@ -328,22 +328,44 @@ type volume struct {
 // newVolume mounts a tmpfs with the options, and skips the test where it may not.
 func newVolume(t testing.TB, options string) *volume {
 	t.Helper()
-	v := &volume{t: t, dir: t.TempDir()}
-	if err := syscall.Mount("tmpfs", v.dir, "tmpfs", 0, options); err != nil {
+	v := &volume{t: t, dir: mountSmall(t, options)}
+	var err error
+	if v.filler, err = os.Create(filepath.Join(v.dir, "filler")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { v.filler.Close() })
+	return v
+}
+
+// mountSmall mounts a tmpfs with the options for the time of the test, after which this
+// process must hold nothing of it. Others may: who looks at the connections of the
+// machine, as "shmconn ls" does, maps what is there for a moment.
+func mountSmall(t testing.TB, options string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
 		t.Skipf("cannot mount a small tmpfs: %v", err)
 	}
-	var err error
-	v.filler, err = os.Create(filepath.Join(v.dir, "filler"))
 	t.Cleanup(func() {
-		v.filler.Close()
-		if err := syscall.Unmount(v.dir, 0); err != nil {
+		for target := range descriptors() {
+			if strings.HasPrefix(target, dir+"/") {
+				t.Errorf("left open: %s", target)
+			}
+		}
+		maps, err := os.ReadFile("/proc/self/maps")
+		if err != nil {
+			t.Error(err)
+		}
+		for line := range strings.Lines(string(maps)) {
+			if strings.Contains(line, " "+dir+"/") {
+				t.Errorf("left mapped: %s", line)
+			}
+		}
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 			t.Errorf("unmount: %v", err)
 		}
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
+	return dir
 }
 
 // take takes all the room there is, but for so many bytes.
