@@ -16,9 +16,10 @@ type Dialer struct {
 	// the listener's backlog is full.
 	Timeout time.Duration
 
-	// BusyPoll is how long a wait of this end polls before it parks. 0 means
+	// BusyPoll is how long a wait of this end polls before it parks, at most: it
+	// parks at once for a while when other processes take the processors. 0 means
 	// [DefaultBusyPoll], less than 0 that it never parks, and less than a
-	// microsecond that it parks at once.
+	// microsecond that it always parks at once.
 	BusyPoll time.Duration
 
 	// AllowUID says whether a listener that runs as the user uid may be dialed.

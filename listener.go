@@ -49,8 +49,7 @@ type ListenConfig struct {
 	Anonymous bool
 
 	// BusyPoll is how long a wait of an accepted connection polls before it
-	// parks. 0 means [DefaultBusyPoll], less than 0 that it never parks, and
-	// less than a microsecond that it parks at once.
+	// parks, as [Dialer.BusyPoll] says for the other end.
 	BusyPoll time.Duration
 
 	// Logger, if it is not nil, is told of every dialer that is refused: its process,

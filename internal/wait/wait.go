@@ -91,6 +91,7 @@ type room struct {
 	ended     atomic.Uint64          // waits of the process
 	parallel  atomic.Bool            // another processor can make the condition true while one spins
 	refreshed atomic.Int64           // when the two were last looked up
+	others    contention             // with other processes
 
 	// Owned by who has the sweep.
 	list   []*Waiter
@@ -147,7 +148,8 @@ func Pause() {
 }
 
 // Poll waits until w's condition is true, or the budget is used up, and reports
-// which. The condition can be true when Poll says that the budget is used up.
+// which. The condition can be true when Poll says that the budget is used up. While
+// others want the processors there is none, unless it is Forever: see contention.
 //
 // Looking at one more condition is cheap while others turn out true all the time.
 // So with many busy waiters the budget counts from the last good news for any of
@@ -159,6 +161,9 @@ func (w *Waiter) Started() time.Duration { return w.start }
 
 func (r *room) poll(w *Waiter, budget time.Duration) bool {
 	w.start, w.budget = Now(), budget
+	if budget != Forever && r.others.rests(w.start) {
+		return false
+	}
 	if last := r.refreshed.Load(); w.start-time.Duration(last) > heartbeat && r.refreshed.CompareAndSwap(last, int64(w.start)) {
 		r.refresh()
 	}
@@ -170,7 +175,11 @@ func (r *room) poll(w *Waiter, budget time.Duration) bool {
 				return true
 			}
 			runtime.Gosched()
+			wanted := Now()
 			Yield()
+			if r.others.lost(wanted, Now()) {
+				break
+			}
 		}
 		return false
 	}
@@ -211,6 +220,7 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 	now := Now()
 	news, tick := now, now // when there was the last news, and the last Tick
 	turn := now            // of other goroutines
+	wanted := now          // since when it has wanted the processor, but for what other goroutines took
 	for {
 		looks := burst
 		if sweep && len(r.list) > 0 {
@@ -218,11 +228,15 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 		}
 		for range looks {
 			if w.cond.Ready() {
+				r.others.lost(wanted, Now())
 				return true
 			}
 			pause(gap)
 		}
 		now = Now()
+		if r.others.lost(wanted, now) && w.budget != Forever {
+			return false
+		}
 		if !sweep && r.followers.Load() > 0 {
 			sweep = r.sweeping.CompareAndSwap(false, true)
 		}
@@ -245,6 +259,7 @@ func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
 			}
 			runtime.Gosched()
 		}
+		wanted = Now()
 		if now-news > patience || alone {
 			Yield()
 		}

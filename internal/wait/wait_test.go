@@ -76,6 +76,10 @@ func onProcs(t *testing.T, procs []int, f func(t *testing.T, r *room)) {
 	}
 }
 
+// contended reports whether another process has had the processor, so that polling may have
+// ended early.
+func (r *room) contended() bool { return r.others.last.Load() != 0 }
+
 // A waiting is a call of poll under way.
 type waiting struct {
 	*probed
@@ -243,7 +247,7 @@ func TestBudget(t *testing.T) {
 		patient := r.start(Forever)
 		for _, w := range ws {
 			<-w.done
-			if w.ok || w.took < budget {
+			if w.ok || w.took < budget && !r.contended() {
 				t.Errorf("poll = %v after %v, want false after %v at least", w.ok, w.took, budget)
 			}
 			if w.looks.Load() == 0 {
@@ -464,7 +468,7 @@ func TestOneProcessor(t *testing.T) {
 		if r.poll(NewWaiter(c), time.Hour) {
 			t.Error("poll = true")
 		}
-		if n := c.looks.Load(); n != yields {
+		if n := c.looks.Load(); n != yields && !(0 < n && n < yields && r.contended()) {
 			t.Errorf("%d looks, want %d", n, yields)
 		}
 		c = new(probed)
