@@ -338,7 +338,14 @@ type Stats struct {
 	RingSize     int    // bytes in each direction
 	BytesRead    uint64 // bytes taken off the connection by this end
 	BytesWritten uint64 // bytes published by this end
-	Waits        uint64 // waits, for something to read or for room, that the first spin did not end
-	Parks        uint64 // those of them that went to sleep
-	Rings        uint64 // system calls made to wake the parked peer
+	ReadCalls    uint64 // calls of Read, TryRead and Discard that took bytes, and pieces of a WriteTo
+	WriteCalls   uint64 // calls of Write, TryWrite, WriteBuffers and Commit that wrote bytes, and pieces of a ReadFrom
+
+	// How long calls waited for something to read, and for room, in waits that the first spin did
+	// not end. One that is under way counts until now.
+	ReadWait, WriteWait time.Duration
+
+	Waits uint64 // how many such waits
+	Parks uint64 // those of them that went to sleep
+	Rings uint64 // system calls made to wake the parked peer
 }

@@ -153,6 +153,7 @@ func (s *stream) fill(n, fd int) (m int, err error) {
 	}
 	d.ring.Skip(m)
 	d.publish(m)
+	d.calls++
 	return m, nil
 }
 
@@ -296,6 +297,7 @@ func (s *stream) drain(fd int) (m int, err error) {
 		return 0, io.ErrUnexpectedEOF // as os.File.Write has it
 	}
 	d.ring.Skip(m)
+	d.calls++
 	if d.ring.Owes() {
 		d.publish()
 	}

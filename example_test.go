@@ -505,8 +505,30 @@ func ExampleConn_Stats() {
 
 	client.Write(make([]byte, 100))
 	server.Read(make([]byte, 60))
-	fmt.Println(client.Stats().BytesWritten, server.Stats().BytesRead)
-	// Output: 100 60
+	fmt.Println(client.Stats().BytesWritten, server.Stats().BytesRead, server.Stats().ReadCalls)
+	// Output: 100 60 1
+}
+
+func ExampleListener_Stats() {
+	l, err := shmconn.Listen("counted")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+	client, err := shmconn.Dial("counted")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	server, err := l.AcceptConn()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+
+	st := l.Stats()
+	fmt.Println(st.Accepted, "accepted,", st.Pending, "wait,", st.Refused, "refused")
+	// Output: 1 accepted, 0 wait, 0 refused
 }
 
 func ExampleConn_PeerCred() {

@@ -35,6 +35,7 @@ var (
 	// importsUnix lists the files that make system calls.
 	importsUnix = []string{
 		"accept.go",
+		"backlog.go",
 		"copy.go",
 		"handshake.go",
 		"hello.go",

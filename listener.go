@@ -141,6 +141,24 @@ func (l *Listener) Close() error {
 // Addr returns the name that is listened on, an [Addr].
 func (l *Listener) Addr() net.Addr { return l.addr }
 
+// Stats returns what the listener has counted. It never waits.
+func (l *Listener) Stats() ListenerStats {
+	st := l.stats()
+	runtime.KeepAlive(l)
+	return st
+}
+
+// ListenerStats are the counters of a listener, since it began to listen.
+type ListenerStats struct {
+	// Pending is how many have dialed and wait for Accept. The kernel keeps them and is asked, by
+	// sock_diag(7); where it does not tell, Pending is 1 at most.
+	Pending int
+
+	Accepted uint64 // connections that Accept has returned
+	Refused  uint64 // dialers that were dropped
+	Closed   bool   // Close was called
+}
+
 // SetDeadline sets the time after which Accept returns an error that is
 // [os.ErrDeadlineExceeded]; the zero time means that there is none.
 func (l *Listener) SetDeadline(t time.Time) error {

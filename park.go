@@ -46,15 +46,14 @@ func (s *stream) await(d *side) {
 		s.rx.tell()
 	}
 	d.waits.Add(1)
-	before := wait.Ended()
-	if budget > 0 && d.waiter.Poll(budget) {
+	d.counted.Store(d.calls)
+	start, before := wait.Now(), wait.Ended()
+	d.blocked.start(start)
+	defer func() { d.blocked.stop(wait.Now()) }() // also at a fault
+	if budget > 0 && d.waiter.Poll(start, budget) {
 		wait.End()
 		d.pace.Polled()
 		return
-	}
-	start := wait.Now()
-	if budget > 0 {
-		start = d.waiter.Started()
 	}
 	s.park(d)
 	d.pace.Parked(wait.Now()-start, s.busyPoll, wait.End()-before-1)

@@ -65,7 +65,38 @@ type side struct {
 	final   uint64        // bytes that went through
 	total   func() uint64 // the same so far
 
+	calls               uint64        // that moved bytes; owned by who has the side
+	counted             atomic.Uint64 // calls, as of the last wait or look
+	blocked             stopwatch     // in waits
 	waits, parks, rings atomic.Uint64
+}
+
+// A stopwatch adds up times. One goroutine at a time starts and stops it, and any may
+// look at it.
+type stopwatch struct {
+	v    atomic.Int64 // the sum; while it runs, the sum less the time of the start, less 1: below 0
+	seen atomic.Int64 // the largest that sum has returned
+}
+
+func (w *stopwatch) start(now time.Duration) { w.v.Add(-int64(now) - 1) }
+func (w *stopwatch) stop(now time.Duration)  { w.v.Add(int64(now) + 1) }
+
+// sum returns the sum, until now if it runs. It never falls: a sum until now can be a little
+// more than that of a stop at the same time.
+func (w *stopwatch) sum() time.Duration {
+	v := w.v.Load()
+	if v < 0 {
+		v += int64(wait.Now()) + 1
+	}
+	for {
+		seen := w.seen.Load()
+		if v <= seen {
+			return time.Duration(seen)
+		}
+		if w.seen.CompareAndSwap(seen, v) {
+			return time.Duration(v)
+		}
+	}
 }
 
 // A ticket is a place in the queue for a side.
@@ -215,6 +246,7 @@ func (d *side) retire() {
 		}
 	}
 	d.final = d.total()
+	d.counted.Store(d.calls)
 	close(d.retired)
 	d.s.retire()
 }

@@ -60,7 +60,10 @@ func (s *stream) tryWrite(b []byte) (n int, err error) {
 	}
 	n = d.ring.Put(b)
 	d.publish(n)
-	if n == 0 && d.idle() {
+	switch {
+	case n > 0:
+		d.calls++
+	case d.idle():
 		return 0, d.look()
 	}
 	return n, nil
@@ -107,10 +110,11 @@ func (s *stream) available() (n int) {
 func (s *stream) stats() Stats {
 	s.flush()
 	st := Stats{
-		RingSize:     s.size,
-		BytesRead:    s.rx.count(s.rx.ring.Published),
-		BytesWritten: s.tx.count(s.tx.ring.Published),
+		RingSize: s.size,
 	}
+	st.BytesRead, st.ReadCalls = s.rx.count(s.rx.ring.Published)
+	st.BytesWritten, st.WriteCalls = s.tx.count(s.tx.ring.Published)
+	st.ReadWait, st.WriteWait = s.rx.blocked.sum(), s.tx.blocked.sum()
 	for _, d := range s.sides() {
 		st.Waits += d.waits.Load()
 		st.Parks += d.parks.Load()
@@ -119,20 +123,22 @@ func (s *stream) stats() Stats {
 	return st
 }
 
-// count returns how many bytes went through: by what this end knows, or, while a call
-// has the side, by what it has published.
-func (d *side) count(published func() uint64) (n uint64) {
+// count returns how many bytes went through, and by how many calls: by what this end knows, or,
+// while a call has the side, by what it has published.
+func (d *side) count(published func() uint64) (bytes, calls uint64) {
 	if d.tryLock() {
 		defer d.unlock()
-		return d.total()
+		d.counted.Store(d.calls) // so that a later look does not find less
+		return d.total(), d.calls
 	}
 	if !d.enter() {
 		<-d.retired
-		return d.final
+		return d.final, d.counted.Load()
 	}
 	defer d.exit()
 	defer d.s.tolerate(debug.SetPanicOnFault(true))
-	return published()
+	calls = d.counted.Load()
+	return published(), calls
 }
 
 // checkSpan says what is wrong with the length of a span.
@@ -196,6 +202,9 @@ func (s *stream) discard(n int) (done int, err error) {
 			continue
 		}
 		d.ring.Skip(m)
+		if done == 0 {
+			d.calls++
+		}
 		done += m
 		if d.ring.Owes() {
 			d.publish()
@@ -249,6 +258,9 @@ func (s *stream) commit(n int) (err error) {
 	d.cancel()
 	d.ring.Skip(n)
 	d.publish(n)
+	if n > 0 {
+		d.calls++
+	}
 	return nil
 }
 
@@ -297,6 +309,9 @@ func (s *stream) writeBuffers(v *net.Buffers) (n int64, err error) {
 		}
 		d.gather(v, piece)
 		d.publish(piece)
+		if n == 0 && piece > 0 {
+			d.calls++
+		}
 		n += int64(piece)
 		if left -= int64(piece); left == 0 {
 			*v = (*v)[len(*v):] // those that are empty

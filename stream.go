@@ -179,6 +179,9 @@ func (d *rx) take(b []byte) (n int) {
 			d.publish()
 		}
 	}
+	if n > 0 {
+		d.calls++
+	}
 	raceAcquire()
 	return n
 }
@@ -211,6 +214,9 @@ func (s *stream) write(b []byte) (n int, err error) {
 		}
 		d.ring.Put(piece)
 		d.publish(len(piece))
+		if n == 0 && len(b) > 0 {
+			d.calls++
+		}
 		if n += len(piece); n == len(b) {
 			return n, nil
 		}

@@ -49,4 +49,5 @@ type listener struct{ addr Addr }
 
 func (l *listener) accept() (*Conn, error)        { return nil, errors.ErrUnsupported }
 func (l *listener) close() error                  { return errors.ErrUnsupported }
+func (l *listener) stats() ListenerStats          { return ListenerStats{} }
 func (l *listener) setDeadline(t time.Time) error { return errors.ErrUnsupported }

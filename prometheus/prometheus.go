@@ -7,12 +7,13 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"shmconn"
 	"shmconn/stats"
 )
 
 // A Collector is a [prometheus.Collector] of the connections in a set. The sums have the
-// label "name"; what is of one connection also has "conn", its ID in the set, and is
-// gone once the connection is closed.
+// label "name"; what is of one connection or listener also has "conn" or "listener", its ID in the
+// set, and is gone once that is closed.
 type Collector struct{ set *stats.Set }
 
 var _ prometheus.Collector = (*Collector)(nil)
@@ -34,6 +35,10 @@ var sums = []struct {
 	{desc("connections_open", "Connections that are open.", "name"), prometheus.GaugeValue, func(n stats.Name) float64 { return float64(n.Open) }},
 	{desc("read_bytes_total", "Bytes read.", "name"), prometheus.CounterValue, func(n stats.Name) float64 { return float64(n.BytesRead) }},
 	{desc("written_bytes_total", "Bytes written.", "name"), prometheus.CounterValue, func(n stats.Name) float64 { return float64(n.BytesWritten) }},
+	{desc("read_calls_total", "Calls that took bytes.", "name"), prometheus.CounterValue, func(n stats.Name) float64 { return float64(n.ReadCalls) }},
+	{desc("write_calls_total", "Calls that wrote bytes.", "name"), prometheus.CounterValue, func(n stats.Name) float64 { return float64(n.WriteCalls) }},
+	{desc("read_wait_seconds_total", "Time that calls waited for something to read.", "name"), prometheus.CounterValue, func(n stats.Name) float64 { return n.ReadWait.Seconds() }},
+	{desc("write_wait_seconds_total", "Time that calls waited for room.", "name"), prometheus.CounterValue, func(n stats.Name) float64 { return n.WriteWait.Seconds() }},
 	{desc("waits_total", "Waits that the first spin did not end.", "name"), prometheus.CounterValue, func(n stats.Name) float64 { return float64(n.Waits) }},
 	{desc("parks_total", "Waits that went to sleep.", "name"), prometheus.CounterValue, func(n stats.Name) float64 { return float64(n.Parks) }},
 	{desc("rings_total", "System calls made to wake a peer.", "name"), prometheus.CounterValue, func(n stats.Name) float64 { return float64(n.Rings) }},
@@ -49,12 +54,26 @@ var depths = []struct {
 	{desc("ring_bytes", "Size of the ring of each direction.", "name", "conn"), func(c stats.Conn) int { return c.RingSize }},
 }
 
+// doors are the metrics of a listener.
+var doors = []struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(shmconn.ListenerStats) float64
+}{
+	{desc("listener_pending", "Dialers that wait for Accept.", "name", "listener"), prometheus.GaugeValue, func(l shmconn.ListenerStats) float64 { return float64(l.Pending) }},
+	{desc("listener_accepted_total", "Connections that Accept has returned.", "name", "listener"), prometheus.CounterValue, func(l shmconn.ListenerStats) float64 { return float64(l.Accepted) }},
+	{desc("listener_refused_total", "Dialers that were dropped.", "name", "listener"), prometheus.CounterValue, func(l shmconn.ListenerStats) float64 { return float64(l.Refused) }},
+}
+
 // Describe implements [prometheus.Collector].
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	for _, m := range sums {
 		out <- m.desc
 	}
 	for _, m := range depths {
+		out <- m.desc
+	}
+	for _, m := range doors {
 		out <- m.desc
 	}
 }
@@ -65,6 +84,11 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	for _, n := range snap.Names {
 		for _, m := range sums {
 			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(n), n.Name)
+		}
+	}
+	for _, l := range snap.Listeners {
+		for _, m := range doors {
+			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(l.ListenerStats), l.Name, strconv.FormatUint(l.ID, 10))
 		}
 	}
 	for _, conn := range snap.Conns {

@@ -3,8 +3,10 @@
 package prometheus_test
 
 import (
+	"io"
 	"strings"
 	"testing"
+	"time"
 
 	prom "github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -38,6 +40,7 @@ func TestCollector(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
+	set.Listener(l)
 	set.Add(client)
 	set.Add(server)
 	client.Write(make([]byte, 1000))
@@ -56,10 +59,45 @@ func TestCollector(t *testing.T) {
 shmconn_buffered_bytes{conn="1",name="feed"} 0
 shmconn_buffered_bytes{conn="2",name="feed"} 400
 `, "shmconn_buffered_bytes")
+	compare(`
+# HELP shmconn_read_calls_total Calls that took bytes.
+# TYPE shmconn_read_calls_total counter
+shmconn_read_calls_total{name="feed"} 1
+# HELP shmconn_write_calls_total Calls that wrote bytes.
+# TYPE shmconn_write_calls_total counter
+shmconn_write_calls_total{name="feed"} 1
+# HELP shmconn_write_wait_seconds_total Time that calls waited for room.
+# TYPE shmconn_write_wait_seconds_total counter
+shmconn_write_wait_seconds_total{name="feed"} 0
+`, "shmconn_read_calls_total", "shmconn_write_calls_total", "shmconn_write_wait_seconds_total")
+	server.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	if n, err := io.ReadFull(server, make([]byte, 1000)); n != 400 || err == nil {
+		t.Fatal(n, err)
+	}
+	metrics, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range metrics {
+		if v := m.GetMetric()[0].GetCounter().GetValue(); m.GetName() == "shmconn_read_wait_seconds_total" && (v < 0.01 || v > 10) {
+			t.Errorf("a Read that waited for 20 ms counts %v s", v)
+		}
+	}
+	compare(`
+# HELP shmconn_listener_accepted_total Connections that Accept has returned.
+# TYPE shmconn_listener_accepted_total counter
+shmconn_listener_accepted_total{listener="1",name="feed"} 1
+# HELP shmconn_listener_pending Dialers that wait for Accept.
+# TYPE shmconn_listener_pending gauge
+shmconn_listener_pending{listener="1",name="feed"} 0
+# HELP shmconn_listener_refused_total Dialers that were dropped.
+# TYPE shmconn_listener_refused_total counter
+shmconn_listener_refused_total{listener="1",name="feed"} 0
+`, "shmconn_listener_accepted_total", "shmconn_listener_pending", "shmconn_listener_refused_total")
 	totals := `
 # HELP shmconn_read_bytes_total Bytes read.
 # TYPE shmconn_read_bytes_total counter
-shmconn_read_bytes_total{name="feed"} 600
+shmconn_read_bytes_total{name="feed"} 1000
 # HELP shmconn_written_bytes_total Bytes written.
 # TYPE shmconn_written_bytes_total counter
 shmconn_written_bytes_total{name="feed"} 1000

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"weak"
 
 	"shmconn"
@@ -26,10 +27,12 @@ import (
 // A Set does not keep a connection alive. Where one is dropped without Close, what it
 // has counted since the last Snapshot is lost.
 type Set struct {
-	mu     sync.Mutex // guards the following
-	conns  []*member
-	names  map[string]*Name // what was closed counted, and how many were added
-	lastID uint64
+	mu       sync.Mutex // guards the following
+	conns    []*member
+	doors    []*door
+	names    map[string]*Name // what was closed counted, and how many were added
+	lastID   uint64
+	lastDoor uint64
 }
 
 // A member is a connection of a Set.
@@ -40,10 +43,25 @@ type member struct {
 	last shmconn.Stats
 }
 
+// A door is a listener of a Set.
+type door struct {
+	id       uint64
+	name     string
+	listener weak.Pointer[shmconn.Listener]
+}
+
 // A Snapshot is what a [Set] holds at a moment.
 type Snapshot struct {
-	Names []Name // sorted
-	Conns []Conn // those that are open, the oldest first
+	Names     []Name     // sorted
+	Conns     []Conn     // those that are open, the oldest first
+	Listeners []Listener // those that are listening, the oldest first
+}
+
+// A Listener is one that is listening.
+type Listener struct {
+	ID   uint64 // of this Set, from 1
+	Name string
+	shmconn.ListenerStats
 }
 
 // A Name is the sum of the connections with a name, those that were closed included. It
@@ -55,6 +73,10 @@ type Name struct {
 	Buffered     int    // bytes that the peers have written and we have not read, now
 	BytesRead    uint64
 	BytesWritten uint64
+	ReadCalls    uint64
+	WriteCalls   uint64
+	ReadWait     time.Duration // for something to read: the ring was empty
+	WriteWait    time.Duration // for room: the ring was full
 	Waits        uint64
 	Parks        uint64
 	Rings        uint64
@@ -93,8 +115,18 @@ func (s *Set) name(name string) *Name {
 	return n
 }
 
-// Listener returns l with an Accept that adds what it returns to s.
-func (s *Set) Listener(l *shmconn.Listener) net.Listener { return &listener{l, s} }
+// Listener adds l to s until it is closed, and returns it with an Accept that adds the
+// connections that it returns.
+func (s *Set) Listener(l *shmconn.Listener) net.Listener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.ContainsFunc(s.doors, func(d *door) bool { return d.listener.Value() == l }) {
+		return &listener{l, s}
+	}
+	s.lastDoor++
+	s.doors = append(s.doors, &door{s.lastDoor, l.Addr().String(), weak.Make(l)})
+	return &listener{l, s}
+}
 
 type listener struct {
 	*shmconn.Listener
@@ -154,12 +186,27 @@ func (s *Set) Snapshot() Snapshot {
 	for _, name := range slices.Sorted(maps.Keys(sums)) {
 		snap.Names = append(snap.Names, *sums[name])
 	}
+	s.doors = slices.DeleteFunc(s.doors, func(d *door) bool {
+		l := d.listener.Value()
+		if l == nil {
+			return true
+		}
+		st := l.Stats()
+		if !st.Closed {
+			snap.Listeners = append(snap.Listeners, Listener{d.id, d.name, st})
+		}
+		return st.Closed
+	})
 	return snap
 }
 
 func (n *Name) add(st shmconn.Stats) {
 	n.BytesRead += st.BytesRead
 	n.BytesWritten += st.BytesWritten
+	n.ReadCalls += st.ReadCalls
+	n.WriteCalls += st.WriteCalls
+	n.ReadWait += st.ReadWait
+	n.WriteWait += st.WriteWait
 	n.Waits += st.Waits
 	n.Parks += st.Parks
 	n.Rings += st.Rings

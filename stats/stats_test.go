@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"runtime"
 	"testing"
+	"time"
 
 	"shmconn"
 	"shmconn/stats"
@@ -68,21 +69,21 @@ func TestSnapshot(t *testing.T) {
 	ring := shmconn.DefaultRingSize
 	snap := s.Snapshot()
 	want(t, "connections", snap.Conns, []stats.Conn{
-		{1, "feed", os.Getpid(), 0, ring - 1000, shmconn.Stats{RingSize: ring, BytesWritten: 1000}},
-		{2, "feed", os.Getpid(), 400, ring, shmconn.Stats{RingSize: ring, BytesRead: 600}},
+		{1, "feed", os.Getpid(), 0, ring - 1000, shmconn.Stats{RingSize: ring, BytesWritten: 1000, WriteCalls: 1}},
+		{2, "feed", os.Getpid(), 400, ring, shmconn.Stats{RingSize: ring, BytesRead: 600, ReadCalls: 1}},
 	})
-	want(t, "sums", snap.Names, []stats.Name{{Name: "feed", Added: 2, Open: 2, Buffered: 400, BytesRead: 600, BytesWritten: 1000}})
+	want(t, "sums", snap.Names, []stats.Name{{Name: "feed", Added: 2, Open: 2, Buffered: 400, BytesRead: 600, BytesWritten: 1000, ReadCalls: 1, WriteCalls: 1}})
 
 	// Where one was closed its figures stay in the sum.
 	client.Close()
 	snap = s.Snapshot()
 	want(t, "connections", len(snap.Conns), 1)
-	want(t, "sums", snap.Names, []stats.Name{{Name: "feed", Added: 2, Open: 1, Buffered: 400, BytesRead: 600, BytesWritten: 1000}})
+	want(t, "sums", snap.Names, []stats.Name{{Name: "feed", Added: 2, Open: 1, Buffered: 400, BytesRead: 600, BytesWritten: 1000, ReadCalls: 1, WriteCalls: 1}})
 	mustRead(t, server, 400)
 	server.Close()
 	for range 2 { // and are counted once
 		want(t, "all closed", s.Snapshot(), stats.Snapshot{
-			Names: []stats.Name{{Name: "feed", Added: 2, BytesRead: 1000, BytesWritten: 1000}},
+			Names: []stats.Name{{Name: "feed", Added: 2, BytesRead: 1000, BytesWritten: 1000, ReadCalls: 2, WriteCalls: 1}},
 		})
 	}
 }
@@ -106,8 +107,47 @@ func TestWaits(t *testing.T) {
 	a, b, sum := client.Stats(), server.Stats(), s.Snapshot().Names[0]
 	want(t, "waits, parks, rings", []uint64{sum.Waits, sum.Parks, sum.Rings},
 		[]uint64{a.Waits + b.Waits, a.Parks + b.Parks, a.Rings + b.Rings})
-	if sum.Waits == 0 || sum.Parks == 0 || sum.Rings == 0 {
+	want(t, "time", []time.Duration{sum.ReadWait, sum.WriteWait}, []time.Duration{a.ReadWait + b.ReadWait, a.WriteWait + b.WriteWait})
+	if sum.Waits == 0 || sum.Parks == 0 || sum.Rings == 0 || sum.ReadWait == 0 || sum.WriteWait != 0 {
 		t.Errorf("a Read that slept was not counted: %+v", sum)
+	}
+}
+
+// Who waits for Accept is counted for each listener, until that is closed.
+func TestListeners(t *testing.T) {
+	var s stats.Set
+	t.Setenv("SHMCONN_DIR", t.TempDir())
+	for _, name := range []string{"feed", "orders"} {
+		l, err := shmconn.Listen(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		s.Listener(l)
+		if name == "orders" {
+			for range 3 {
+				c, err := shmconn.Dial(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+			}
+			for l.Stats().Pending < 3 { // or forever, which ends by -timeout
+				runtime.Gosched()
+			}
+			c, err := s.Listener(l).Accept() // a second time
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			for l.Stats().Pending != 2 {
+				runtime.Gosched()
+			}
+			orders := shmconn.ListenerStats{Pending: 2, Accepted: 1}
+			want(t, "listeners", s.Snapshot().Listeners, []stats.Listener{{1, "feed", shmconn.ListenerStats{}}, {2, "orders", orders}})
+			l.Close()
+			want(t, "listeners", s.Snapshot().Listeners, []stats.Listener{{1, "feed", shmconn.ListenerStats{}}})
+		}
 	}
 }
 
@@ -137,7 +177,7 @@ func TestDropped(t *testing.T) {
 	for len(s.Snapshot().Conns) > 0 { // or forever, which ends by -timeout
 		runtime.GC()
 	}
-	want(t, "sums", s.Snapshot().Names, []stats.Name{{Name: "feed", Added: 1, BytesWritten: 10}})
+	want(t, "sums", s.Snapshot().Names, []stats.Name{{Name: "feed", Added: 1, BytesWritten: 10, WriteCalls: 1}})
 }
 
 func TestString(t *testing.T) {

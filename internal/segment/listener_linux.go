@@ -308,6 +308,11 @@ func (l *Listener) Accepted() { l.count(&l.page.accepted) }
 // Refused counts a dialer that was dropped, for tools.
 func (l *Listener) Refused() { l.count(&l.page.refused) }
 
+// Counts returns how often the two were called.
+func (l *Listener) Counts() (accepted, refused uint64) {
+	return l.page.accepted.Load(), l.page.refused.Load()
+}
+
 func (l *Listener) count(n *atomic.Uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -70,14 +70,14 @@ func TestContention(t *testing.T) {
 			r.refreshed.Store(int64(time.Hour)) // pinned, it would find one processor
 			r.parallel.Store(runtime.GOMAXPROCS(0) > 1)
 			for r.others.last.Load() == 0 { // one P yields a few times only, which need not give the other process a whole slice
-				if r.poll(NewWaiter(new(probed)), time.Hour) {
+				if r.poll(NewWaiter(new(probed)), Now(), time.Hour) {
 					t.Fatal("poll = true")
 				}
 			}
 			// Until that is over nobody polls who has a budget.
 			r.others.until.Store(int64(Now() + time.Hour))
 			c := new(probed)
-			if r.poll(NewWaiter(c), time.Hour) || c.looks.Load() != 0 {
+			if r.poll(NewWaiter(c), Now(), time.Hour) || c.looks.Load() != 0 {
 				t.Errorf("%d looks during a rest", c.looks.Load())
 			}
 			if r.parallel.Load() {

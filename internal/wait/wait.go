@@ -72,8 +72,7 @@ type Waiter struct {
 	next     *Waiter // while it is in room.arrivals
 	panicked any     // what Ready panicked with while it followed
 
-	// The wait under way.
-	start, budget time.Duration
+	start, budget time.Duration // of the wait under way
 }
 
 // NewWaiter returns a Waiter for cond.
@@ -147,20 +146,17 @@ func Pause() {
 	}
 }
 
-// Poll waits until w's condition is true, or the budget is used up, and reports
-// which. The condition can be true when Poll says that the budget is used up. While
+// Poll waits until w's condition is true, or the budget is used up, which counts from
+// start, and reports which. The condition can be true when Poll says that the budget is used up. While
 // others want the processors there is none, unless it is Forever: see contention.
 //
 // Looking at one more condition is cheap while others turn out true all the time.
 // So with many busy waiters the budget counts from the last good news for any of
 // them, up to a limit.
-func (w *Waiter) Poll(budget time.Duration) bool { return process.poll(w, budget) }
+func (w *Waiter) Poll(start, budget time.Duration) bool { return process.poll(w, start, budget) }
 
-// Started returns when the last Poll began.
-func (w *Waiter) Started() time.Duration { return w.start }
-
-func (r *room) poll(w *Waiter, budget time.Duration) bool {
-	w.start, w.budget = Now(), budget
+func (r *room) poll(w *Waiter, start, budget time.Duration) bool {
+	w.start, w.budget = start, budget
 	if budget != Forever && r.others.rests(w.start) {
 		return false
 	}

@@ -100,7 +100,7 @@ func (w *waiting) poll(r *room, wr *Waiter, budget time.Duration) {
 	defer close(w.done)
 	defer func() { w.panicked = recover() }()
 	start := time.Now()
-	w.ok = r.poll(wr, budget)
+	w.ok = r.poll(wr, Now(), budget)
 	w.took = time.Since(start)
 }
 
@@ -169,7 +169,7 @@ func TestCrowd(t *testing.T) {
 				for range 20 {
 					cond.looks.Store(0)
 					cond.in.Store(1 + rnd.Int64N(100))
-					if !r.poll(w, Forever) {
+					if !r.poll(w, Now(), Forever) {
 						t.Error("a wait for ever is over")
 					}
 				}
@@ -213,7 +213,7 @@ func TestTrueBefore(t *testing.T) {
 		for _, budget := range []time.Duration{time.Microsecond, time.Hour, Forever} {
 			c := new(probed)
 			c.true.Store(true)
-			if !r.poll(NewWaiter(c), budget) {
+			if !r.poll(NewWaiter(c), Now(), budget) {
 				t.Errorf("budget %v: poll = false", budget)
 			}
 		}
@@ -223,7 +223,7 @@ func TestTrueBefore(t *testing.T) {
 		}
 		c := new(probed)
 		c.true.Store(true)
-		if !r.poll(NewWaiter(c), Forever) {
+		if !r.poll(NewWaiter(c), Now(), Forever) {
 			t.Error("poll = false beside others")
 		}
 		for _, w := range lead {
@@ -307,7 +307,7 @@ func TestFollowAlone(t *testing.T) {
 		c := new(probed)
 		c.in.Store(2)
 		w := NewWaiter(c)
-		r.poll(w, Forever) // for the budget
+		r.poll(w, Now(), Forever) // for the budget
 		c.looks.Store(0)
 		if !r.follow(w) {
 			t.Error("a wait for ever is over")
@@ -335,7 +335,7 @@ func TestStress(t *testing.T) {
 					}
 					c.looks.Store(0)
 					c.in.Store(1 + rnd.Int64N(1<<rnd.IntN(10)))
-					if r.poll(w, budget) {
+					if r.poll(w, Now(), budget) {
 						over.Add(1)
 					} else if budget == Forever {
 						t.Error("a wait for ever is over")
@@ -359,7 +359,7 @@ func TestPingPong(t *testing.T) {
 			play := func(mine, other *probed) {
 				w := NewWaiter(mine)
 				for range 100 {
-					if !r.poll(w, Forever) {
+					if !r.poll(w, Now(), Forever) {
 						t.Error("a wait for ever is over")
 					}
 					mine.true.Store(false)
@@ -465,7 +465,7 @@ func TestSpin(t *testing.T) {
 func TestOneProcessor(t *testing.T) {
 	onProcs(t, []int{1}, func(t *testing.T, r *room) {
 		c := new(probed)
-		if r.poll(NewWaiter(c), time.Hour) {
+		if r.poll(NewWaiter(c), Now(), time.Hour) {
 			t.Error("poll = true")
 		}
 		if n := c.looks.Load(); n != yields && !(0 < n && n < yields && r.contended()) {
@@ -473,7 +473,7 @@ func TestOneProcessor(t *testing.T) {
 		}
 		c = new(probed)
 		go c.true.Store(true)
-		if !r.poll(NewWaiter(c), Forever) {
+		if !r.poll(NewWaiter(c), Now(), Forever) {
 			t.Error("poll for ever = false")
 		}
 	})
@@ -670,7 +670,7 @@ func TestCourtesy(t *testing.T) {
 	w := NewWaiter(soon{new(time.Duration)})
 	for waits := 0; ran.Load() < 3; waits++ {
 		*w.cond.(soon).when = Now() + 2*time.Microsecond
-		if !r.poll(w, Forever) {
+		if !r.poll(w, Now(), Forever) {
 			t.Fatal("a wait for ever has ended without news")
 		}
 		if waits == 500 {
