@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"regexp"
 	"slices"
@@ -26,6 +27,7 @@ import (
 
 func main() {
 	services.Main() // does not return in the processes that are started
+	work()          // likewise
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
@@ -41,6 +43,7 @@ type options struct {
 	size    int
 	clients int
 	poll    time.Duration
+	beside  int
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
@@ -52,6 +55,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags.IntVar(&o.size, "size", 128, "`bytes` in a request and in its reply")
 	flags.IntVar(&o.clients, "clients", 1, "how many call at the same time, each over a connection of its own")
 	flags.DurationVar(&o.poll, "poll", 0, "BusyPoll of shm, at both ends; 0 is the default")
+	flags.IntVar(&o.beside, "beside", 0, "how many other `processes` work all the time meanwhile")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -59,15 +63,22 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if flags.NArg() > 0 || o.rounds < 1 || o.time <= 0 || o.size < 1 || o.clients < 1 {
+	if flags.NArg() > 0 || o.rounds < 1 || o.time <= 0 || o.size < 1 || o.clients < 1 || o.beside < 0 {
 		return errors.New("no arguments are taken, and every number has to be positive")
+	}
+	for range o.beside {
+		stop, err := startWork()
+		if err != nil {
+			return err
+		}
+		defer stop()
 	}
 	dir, err := os.MkdirTemp("/dev/shm", "shmconn-test-compare-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	fmt.Fprintf(stdout, "%d rounds of %v, %d bytes each way, clients: %d\n", o.rounds, o.time, o.size, o.clients)
+	fmt.Fprintf(stdout, "%d rounds of %v, %d bytes each way, clients: %d, beside: %d\n", o.rounds, o.time, o.size, o.clients, o.beside)
 	fmt.Fprintf(stdout, "%-10s %10s %10s %10s %10s   %s\n", "", "shm req/s", "unix req/s", "shm p99", "unix p99", "ratio: median [quartiles]  of each round")
 	for _, s := range services.All {
 		if !match.MatchString(s.Name) {
@@ -80,6 +91,35 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		fmt.Fprintln(stdout, row)
 	}
 	return nil
+}
+
+const workEnv = "SHMCONN_COMPARE_WORK"
+
+// work keeps a processor busy until standard input ends, in a process that startWork has started.
+func work() {
+	if os.Getenv(workEnv) == "" {
+		return
+	}
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}()
+	for {
+	}
+}
+
+// startWork starts a process that works until stop.
+func startWork() (stop func(), err error) {
+	worker := exec.Command(os.Args[0])
+	worker.Env = append(os.Environ(), workEnv+"=1", "GOMAXPROCS=1")
+	input, err := worker.StdinPipe() // which ends with this process, whatever ends that
+	if err != nil {
+		return nil, err
+	}
+	if err := worker.Start(); err != nil {
+		return nil, err
+	}
+	return func() { input.Close(); worker.Wait() }, nil
 }
 
 // A side is a service over one network.

@@ -15,13 +15,14 @@ import (
 
 func TestMain(m *testing.M) {
 	services.Main()
+	work()
 	os.Exit(m.Run())
 }
 
 // The table has a row for each service, with a ratio of each round that is its quotient.
 func TestTable(t *testing.T) {
 	var out strings.Builder
-	if err := run(t.Context(), []string{"-rounds", "2", "-time", "5ms", "-size", "9", "-clients", "2"}, &out); err != nil {
+	if err := run(t.Context(), []string{"-rounds", "2", "-time", "5ms", "-size", "9", "-clients", "2", "-beside", "1"}, &out); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
@@ -37,7 +38,7 @@ func TestTable(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	for _, args := range []string{"-rounds 0", "-run (", "more", "-clients -1"} {
+	for _, args := range []string{"-rounds 0", "-run (", "more", "-clients -1", "-beside -1"} {
 		if err := run(t.Context(), strings.Fields(args), new(strings.Builder)); err == nil {
 			t.Errorf("%s: no error", args)
 		}
