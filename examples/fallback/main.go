@@ -24,27 +24,37 @@ import (
 	"shmconn"
 )
 
-// A Server is where one is: by its name on this machine, and by its address.
+// A Server is where one is: by its name on this machine, and by its address. It keeps
+// connections that are idle.
 type Server struct {
 	Name    string
 	Address string
 	TLS     *tls.Config
 	Shm     shmconn.Dialer
+
+	idle pool
 }
 
 // Dial connects to the server over shared memory if it listens on this machine, and over
-// TCP with TLS if not. Via says which: "shm" or "tls".
+// TCP with TLS if not. Via says which: "shm" or "tls". A connection that was Put back is
+// taken before a new one is made.
 //
 // What it falls back on is that nobody listens. That somebody does who is not to be
 // trusted, or that memory is short, is an error, which is not to be hidden by a
 // connection that works.
 func (s *Server) Dial(ctx context.Context) (c net.Conn, via string, err error) {
+	if c = s.idle.get("shm", s.Name); c != nil {
+		return c, "shm", nil
+	}
 	c, err = s.Shm.DialContext(ctx, "shm", s.Name)
 	if err == nil {
 		return c, "shm", nil
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, errors.ErrUnsupported) {
 		return nil, "", err
+	}
+	if c = s.idle.get("tls", s.Address); c != nil {
+		return c, "tls", nil
 	}
 	c, err = (&tls.Dialer{Config: s.TLS}).DialContext(ctx, "tcp", s.Address)
 	if err != nil {
@@ -53,31 +63,48 @@ func (s *Server) Dial(ctx context.Context) (c net.Conn, via string, err error) {
 	return c, "tls", nil
 }
 
-// A Pool keeps connections that are idle, under a key that says what they are made of: a
+// Put gives a connection back that Dial has returned.
+func (s *Server) Put(c net.Conn, via string) {
+	if via == "shm" {
+		s.idle.put(via, s.Name, c)
+	} else {
+		s.idle.put(via, s.Address, c)
+	}
+}
+
+// Close closes the connections that are idle.
+func (s *Server) Close() { s.idle.close() }
+
+// A pool keeps connections that are idle, under a key that says what they are made of: a
 // server that has come to this machine, or has left it, is not reached the old way.
-type Pool struct {
+type pool struct {
 	mu   sync.Mutex
 	idle map[poolKey][]net.Conn
 }
 
 type poolKey struct{ via, address string }
 
-// Get returns an idle connection, or false.
-func (p *Pool) Get(via, address string) (net.Conn, bool) {
+// get returns an idle connection that is not known to have ended, or nil.
+func (p *pool) get(via, address string) net.Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	k := poolKey{via, address}
-	n := len(p.idle[k])
-	if n == 0 {
-		return nil, false
+	for n := len(p.idle[k]) - 1; n >= 0; n-- {
+		c := p.idle[k][n]
+		p.idle[k] = p.idle[k][:n]
+		if shm, ok := c.(*shmconn.Conn); ok {
+			if n, err := shm.TryRead(make([]byte, 1)); n > 0 || err != nil {
+				c.Close() // it has ended, or says something that nobody has asked for
+				continue
+			}
+		}
+		return c
 	}
-	c := p.idle[k][n-1]
-	p.idle[k] = p.idle[k][:n-1]
-	return c, true
+	return nil
 }
 
-// Put keeps c for a later Get with the same key.
-func (p *Pool) Put(via, address string, c net.Conn) {
+// put keeps c for a later get with the same key.
+func (p *pool) put(via, address string, c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.idle == nil {
@@ -87,8 +114,7 @@ func (p *Pool) Put(via, address string, c net.Conn) {
 	p.idle[k] = append(p.idle[k], c)
 }
 
-// Close closes all that is idle.
-func (p *Pool) Close() {
+func (p *pool) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, list := range p.idle {
@@ -106,7 +132,7 @@ func main() {
 	}
 }
 
-// run serves on both, asks, stops to serve on shared memory, and asks again.
+// run serves on both, asks twice, ends the server on shared memory, and asks twice again.
 func run(ctx context.Context, stdout io.Writer) error {
 	serverTLS, clientTLS, err := certificates()
 	if err != nil {
@@ -123,29 +149,37 @@ func run(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 	defer near.Close()
-	go serve(near)
+	gone := make(chan struct{})
+	go func() {
+		serve(near)
+		close(gone)
+	}()
 
 	s := &Server{Name: near.Addr().String(), Address: far.Addr().String(), TLS: clientTLS}
+	defer s.Close()
 	for range 2 {
-		if err := ask(ctx, s, stdout); err != nil {
-			return err
+		for range 2 {
+			if err := ask(ctx, s, stdout); err != nil {
+				return err
+			}
 		}
 		near.Close() // as if the server were elsewhere
+		<-gone
 	}
 	return nil
 }
 
-// serve greets each line, whatever l is made of.
+// serve greets each line, whatever l is made of, until l is closed.
 func serve(l net.Listener) {
-	for {
+	for n := 1; ; n++ {
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
+		defer c.Close()
 		go func() {
-			defer c.Close()
 			for lines := bufio.NewScanner(c); lines.Scan(); {
-				fmt.Fprintf(c, "hello, %s\n", lines.Text())
+				fmt.Fprintf(c, "hello, %s, on connection %d\n", lines.Text(), n)
 			}
 		}()
 	}
@@ -156,11 +190,15 @@ func ask(ctx context.Context, s *Server, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
 	fmt.Fprintln(c, "gopher")
 	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		c.Close()
+		return err
+	}
+	s.Put(c, via)
 	fmt.Fprintf(stdout, "over %s: %s", via, line)
-	return err
+	return nil
 }
 
 // certificates returns the configurations of a server with a new key and of a client

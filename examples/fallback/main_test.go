@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"strings"
 	"testing"
 
 	"shmconn"
@@ -15,7 +16,7 @@ func TestMain(m *testing.M) { exampletest.Main(m, main) }
 func TestRun(t *testing.T) {
 	exampletest.PrivateNames(t)
 	out, err := exampletest.Command(t).CombinedOutput()
-	if want := "over shm: hello, gopher\nover tls: hello, gopher\n"; err != nil || string(out) != want {
+	if want := strings.Repeat("over shm: hello, gopher, on connection 1\n", 2) + strings.Repeat("over tls: hello, gopher, on connection 1\n", 2); err != nil || string(out) != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, out, want)
 	}
 }
@@ -41,23 +42,23 @@ func TestNotTrusted(t *testing.T) {
 
 // What is idle is found only under the way and the address that it was put with.
 func TestPool(t *testing.T) {
-	var p Pool
-	defer p.Close()
+	var p pool
+	defer p.close()
 	a, b := net.Pipe()
-	p.Put("shm", "feed", a)
-	p.Put("tls", "feed", b)
+	p.put("shm", "feed", a)
+	p.put("tls", "feed", b)
 	for _, k := range []poolKey{{"shm", "other"}, {"tcp", "feed"}} {
-		if c, ok := p.Get(k.via, k.address); ok {
+		if c := p.get(k.via, k.address); c != nil {
 			t.Errorf("%v: %v", k, c)
 		}
 	}
-	if c, ok := p.Get("shm", "feed"); !ok || c != a {
-		t.Errorf("shm: %v, %v", c, ok)
+	if c := p.get("shm", "feed"); c != a {
+		t.Errorf("shm: %v", c)
 	}
-	if c, ok := p.Get("shm", "feed"); ok {
+	if c := p.get("shm", "feed"); c != nil {
 		t.Errorf("shm, again: %v", c)
 	}
-	p.Close()
+	p.close()
 	if _, err := b.Write([]byte("x")); err == nil {
 		t.Error("what was idle is open after Close")
 	}
