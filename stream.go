@@ -318,6 +318,7 @@ func (s *stream) damaged(err error) error {
 
 func (s *stream) damage(c *CorruptError) error {
 	s.corrupt.CompareAndSwap(nil, c)
+	s.mute.Store(true) // what the peer has read may not be all: it is not to find an end in order
 	s.rx.interrupt(flagBroken)
 	s.tx.interrupt(flagBroken)
 	return s.corrupt.Load()

@@ -865,7 +865,7 @@ func cutWhileCopying(t *testing.T, k cut, how copying, s shape, after int64) tim
 			}
 			through.Add(int64(n))
 			if err != nil {
-				if c := class(err); errorAddr(err) == "" && c != "EOF" && c != "EPIPE" {
+				if c := class(err); errorAddr(err) == "" && c != "ECONNRESET" && c != "EPIPE" {
 					t.Errorf("the peer of what was cut: %v", err)
 				}
 				return
@@ -1192,5 +1192,32 @@ func TestCutInUse(t *testing.T) {
 	t.Logf("figure: segment cut in use: %d connections, %d cuts, all calls at both ends: %v; control connection: %d bytes verified", n, len(cuts), all, stop())
 	if n > 0 && all.ends["corrupt"] == 0 {
 		t.Error("nothing was found to be damaged: the cuts miss")
+	}
+}
+
+// TestDamagedClose closes an end that has found damage: to the other end, whose segment
+// looks sound, that is a reset and not the end of the stream, after which it would trust what it has.
+func TestDamagedClose(t *testing.T) {
+	for _, end := range []func(*shmconn.Conn) error{(*shmconn.Conn).Close, (*shmconn.Conn).CloseWrite} {
+		a, b, seg := segmentPair(t, shape{Ring: 4096})
+		defer a.Close()
+		defer b.Close()
+		mustSet(t, a, []byte("all that "))
+		// The dialer's ring is A.
+		if _, err := seg.WriteAt([]byte{1, 1, 1, 1}, ringA+consumed+4); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Write(make([]byte, 4096)); !isCorrupt(err) {
+			t.Fatalf("Write = %v, want a CorruptError", err)
+		}
+		end(a)
+		a.Close()
+		got, err := io.ReadAll(b)
+		if !bytes.HasPrefix(got, []byte("all that ")) || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("read %d bytes, %v, want what was written and a reset", len(got), err)
+		}
+		if _, err := b.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("Write = %v, want EPIPE", err)
+		}
 	}
 }

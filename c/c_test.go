@@ -572,6 +572,8 @@ func TestCorrupt(t *testing.T) {
 					victim.reads("EPROTO")
 					victim.reads("EPROTO")
 					victim.writes(1, "EPROTO")
+					victim.does("close")
+					bad.reads("ECONNRESET") // not "0", an end in order
 				})
 				t.Run(c.name+"/consumed", func(t *testing.T) {
 					bad, victim := hostile(t)

@@ -259,7 +259,10 @@ static void shmconn__publish(shmconn *c, struct shmconn__side *s) {
 	}
 }
 
+/* Not after damage: what the peer has read may not be all, so it is not to find an end in order. */
 static void shmconn__hang_up(shmconn *c, struct shmconn__side *s) {
+	if (atomic_load(&c->broken))
+		return;
 	atomic_store_explicit(&s->own->closed, 1, memory_order_seq_cst);
 	if ((atomic_load_explicit(&s->peer->parked, memory_order_seq_cst) & 1) != 0)
 		shmconn__ring_bell(c);

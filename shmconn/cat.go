@@ -31,7 +31,7 @@ func (c *catCmd) Help() string {
 	return `The end of standard input closes that direction only: what comes back is still written,
 until the peer ends, too. On a terminal, and with -k, the peer's end is enough.
 
-The exit status is 0 if all was handed over and the peer ended in order, 1 if not. An
+The exit status is 0 if all was written to the connection and the peer ended in order, 1 if not. An
 interrupted cat does not end in order either: its peer is told that it died.
 
 Example:

@@ -137,7 +137,7 @@ func TestCatBadEnd(t *testing.T) {
 			t.Error(err)
 		}
 		c.Close()
-		from.end(t, 1, "broken pipe\n  the peer closed before it had read all")
+		from.end(t, 1, "broken pipe\n  the peer closed, or ended, before it had read all")
 	})
 	t.Run("output", func(t *testing.T) {
 		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)

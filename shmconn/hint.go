@@ -32,7 +32,7 @@ func hint(err error) string {
 	case shm && errors.Is(err, syscall.ECONNRESET):
 		return "the peer's process ended without closing the connection"
 	case shm && errors.Is(err, syscall.EPIPE):
-		return "the peer closed before it had read all"
+		return "the peer closed, or ended, before it had read all"
 	}
 	return ""
 }

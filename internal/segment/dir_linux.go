@@ -147,7 +147,7 @@ func (d *Dir) names() ([]string, error) {
 func (d *Dir) removeConns(base string, mine func(uid uint32) bool, dry bool) (gone []string, err error) {
 	names, err := d.names()
 	for _, name := range names {
-		if id, ok := strings.CutPrefix(name, Prefix+base+"@"); !ok || len(id) != 2*len(ID{}) {
+		if kind, of, _ := ParseFile(name); kind != ConnFile || of != base {
 			continue
 		}
 		fd, err := unix.Openat(d.fd, name, unix.O_RDWR|openFlags, 0)

@@ -1012,6 +1012,8 @@ func TestSweep(t *testing.T) {
 		make("shmconn.feed.@"+id),
 		make("shmconn.feed@"+id[1:]),
 		make("shmconn.feed@"+id+"0"),
+		make("shmconn.feed@"+strings.ToUpper(id)),
+		make("shmconn.feed@"+strings.Repeat("g", 32)),
 		make("shmconn.feed@"),
 		make("feed@"+id),
 		make("shmconn.feed"+id),
