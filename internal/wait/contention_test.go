@@ -4,6 +4,7 @@ package wait
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -113,6 +114,9 @@ func pinned(t *testing.T, f func()) {
 	defer everywhere(t, &all)
 	worker := exec.Command(os.Args[0]) // born where this thread is
 	worker.Env = append(os.Environ(), "SHMCONN_TEST_WORK=1")
+	if _, err := worker.StdinPipe(); err != nil { // which ends with this process, whatever ends that
+		t.Fatal(err)
+	}
 	if err := worker.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +145,10 @@ func everywhere(t *testing.T, set *unix.CPUSet) {
 
 func TestMain(m *testing.M) {
 	if os.Getenv("SHMCONN_TEST_WORK") != "" {
+		go func() {
+			io.Copy(io.Discard, os.Stdin)
+			os.Exit(1)
+		}()
 		for {
 		}
 	}
