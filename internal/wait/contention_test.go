@@ -149,7 +149,7 @@ func TestMain(m *testing.M) {
 			io.Copy(io.Discard, os.Stdin)
 			os.Exit(1)
 		}()
-		for {
+		for n := 0; ; n++ {
 		}
 	}
 	m.Run()

@@ -104,7 +104,7 @@ func work() {
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
-	for {
+	for n := 0; ; n++ {
 	}
 }
 
