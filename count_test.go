@@ -121,7 +121,7 @@ func TestBlocked(t *testing.T) {
 		writeWait := func(st shmconn.Stats) time.Duration { return st.WriteWait }
 		buf := make([]byte, 1)
 		for range 2 {
-			lasts("Read", b, readWait, func() { b.Read(buf) }, func() { a.Write(buf) })
+			lasts("Read", b, readWait, func() { b.Read(make([]byte, 1)) }, func() { a.Write(buf) })
 		}
 		if st := b.Stats(); st.WriteWait != 0 {
 			t.Errorf("the reader has waited for room: %v", st.WriteWait)
