@@ -199,3 +199,41 @@ func TestPending(t *testing.T) {
 		t.Errorf("Stats after Close = %+v", st)
 	}
 }
+
+// TestCountsNeverFall looks all the time at what both ends have counted, while they are at work,
+// and callers queue for a side.
+func TestCountsNeverFall(t *testing.T) {
+	a, b := shape{Ring: 1 << 20}.shmPair(t)
+	for range 3 {
+		go func() {
+			for buf := make([]byte, 200<<10); ; {
+				if _, err := a.Write(buf); err != nil {
+					return
+				}
+			}
+		}()
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for buf := make([]byte, 60<<10); ; {
+			if _, err := b.Read(buf); err != nil {
+				return
+			}
+		}
+	}()
+	var last [2]shmconn.Stats
+	for start := time.Now(); time.Since(start) < 200*time.Millisecond; {
+		for i, c := range []*shmconn.Conn{a, b} {
+			st := c.Stats()
+			if l := last[i]; st.BytesRead < l.BytesRead || st.BytesWritten < l.BytesWritten || st.ReadCalls < l.ReadCalls ||
+				st.WriteCalls < l.WriteCalls || st.ReadWait < l.ReadWait || st.WriteWait < l.WriteWait {
+				t.Fatalf("%+v\nafter %+v", st, l)
+			}
+			last[i] = st
+		}
+	}
+	a.Close()
+	<-done
+	b.Close()
+}

@@ -151,7 +151,7 @@ func (l *Listener) Stats() ListenerStats {
 // ListenerStats are the counters of a listener, since it began to listen.
 type ListenerStats struct {
 	// Pending is how many have dialed and wait for Accept. The kernel keeps them and is asked, by
-	// sock_diag(7); where it does not tell, Pending is 1 at most.
+	// sock_diag(7); where it does not tell, or the process is short of descriptors, they are not in it.
 	Pending int
 
 	Accepted uint64 // connections that Accept has returned

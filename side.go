@@ -67,6 +67,7 @@ type side struct {
 
 	calls               uint64        // that moved bytes; owned by who has the side
 	counted             atomic.Uint64 // calls, as of the last wait or look
+	looked              atomic.Uint64 // bytes, as of the last look
 	blocked             stopwatch     // in waits
 	waits, parks, rings atomic.Uint64
 }
@@ -190,6 +191,7 @@ func (d *side) heed() {
 			d.hangUp()
 			d.word.And(^uint32(wordShut))
 		}
+		d.counted.Store(d.calls) // while it goes from hand to hand no look finds it free
 		if d.word.Load()&wordClosed == 0 && d.grant() {
 			return
 		}

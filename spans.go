@@ -129,6 +129,7 @@ func (d *side) count(published func() uint64) (bytes, calls uint64) {
 	if d.tryLock() {
 		defer d.unlock()
 		d.counted.Store(d.calls) // so that a later look does not find less
+		d.looked.Store(d.total())
 		return d.total(), d.calls
 	}
 	if !d.enter() {
@@ -137,8 +138,9 @@ func (d *side) count(published func() uint64) (bytes, calls uint64) {
 	}
 	defer d.exit()
 	defer d.s.tolerate(debug.SetPanicOnFault(true))
-	calls = d.counted.Load()
-	return published(), calls
+	bytes, calls = d.looked.Load(), d.counted.Load()
+	bytes = max(bytes, published())
+	return bytes, calls
 }
 
 // checkSpan says what is wrong with the length of a span.

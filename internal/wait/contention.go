@@ -39,8 +39,12 @@ func (c *contention) lost(wanted, now time.Duration) bool {
 	if lost < slice {
 		return false
 	}
-	d, last := rest*lost, time.Duration(c.last.Load())
-	if now-time.Duration(c.until.Load()) < last {
+	until, last := time.Duration(c.until.Load()), time.Duration(c.last.Load())
+	if wanted < until-last {
+		return true // the rest has begun since: another goroutine has found the same slice lost
+	}
+	d := rest * lost
+	if now-until < last {
 		d = max(d, 2*last)
 	}
 	d = min(d, longestRest)

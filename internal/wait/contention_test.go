@@ -37,6 +37,7 @@ func TestBackoff(t *testing.T) {
 		{"not soon enough", []time.Duration{0, 1 * ms, 32 * ms, 64 * ms, 1 * ms, 32 * ms}},
 		{"a longer one", []time.Duration{0, 1 * ms, 32 * ms, 34 * ms, 4 * ms, 128 * ms}},
 		{"long ago", []time.Duration{0, 1 * ms, 32 * ms, 33 * ms, 1 * ms, 64 * ms, 3000 * ms, 1 * ms, 32 * ms}},
+		{"the same slice, by another goroutine", []time.Duration{5 * ms, 1 * ms, 32 * ms, 5 * ms, 1 * ms, 32 * ms, 4 * ms, 2 * ms, 32 * ms}},
 		// By another goroutine, which had begun to poll before.
 		{"while sleeping", []time.Duration{0, 1 * ms, 32 * ms, 10 * ms, 1 * ms, 64 * ms}},
 	} {
