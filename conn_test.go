@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"math/big"
 	"math/rand/v2"
 	"net"
@@ -32,56 +31,28 @@ import (
 	"time"
 
 	"golang.org/x/net/nettest"
+	"golang.org/x/sys/unix"
 
 	"shmconn"
+	"shmconn/internal/shmtest"
 )
 
-const (
-	pollAlways = -1 * time.Nanosecond // never parks
-	pollNever  = 1 * time.Nanosecond  // parks at once
-)
-
-var (
-	unixShape = shape{Net: "unix"}
-
-	past = time.Unix(1, 0)
-	none time.Time
-)
-
-// small are the shapes that quick tests run on.
-var small = []shape{
-	{},
-	{Ring: 4096, Anonymous: true, Swap: true},
-	shape{Ring: 4096}.poll(pollAlways),
-	shape{Ring: 8192, Anonymous: true}.poll(pollNever),
-}
-
-// seeded returns a source of random numbers and logs how to have it again.
-func seeded(t testing.TB) *rand.Rand {
-	seed := rand.Uint64()
-	t.Logf("seed %#x", seed)
-	return rand.New(rand.NewPCG(seed, 0))
-}
-
-func onShapes(t *testing.T, shapes []shape, f func(t *testing.T, s shape)) {
-	for _, s := range shapes {
-		t.Run(s.String(), func(t *testing.T) { f(t, s) })
-	}
-}
+// A helper process is this binary, which plays one of the roles.
+func TestMain(m *testing.M) { shmtest.Main(m, shmtest.Roles{"waiter": waiter}) }
 
 // TestNettest runs x/net's conformance test on shapes of connection, with both
 // ends in this process and with the bytes going through another. The rows with
 // net=unix say that the harness is right.
 func TestNettest(t *testing.T) {
-	base := []shape{
+	base := []shmtest.Shape{
 		{},
 		{Ring: 4096},
 		{Ring: 4 << 20},
 		{Swap: true},
-		shape{}.poll(pollAlways),
-		shape{}.poll(pollNever),
+		shmtest.Shape{}.Poll(shmtest.PollAlways),
+		shmtest.Shape{}.Poll(shmtest.PollNever),
 	}
-	var all []shape
+	var all []shmtest.Shape
 	for _, s := range base {
 		named, anon := s, s
 		anon.Anonymous = true
@@ -89,27 +60,27 @@ func TestNettest(t *testing.T) {
 	}
 	// Fewer for the other processors and for two processes, but each property is
 	// there, and each with its neighbour.
-	some := []shape{
-		unixShape,
+	some := []shmtest.Shape{
+		shmtest.UnixShape,
 		{},
 		{Ring: 4096, Anonymous: true, Swap: true},
-		shape{Ring: 4096}.poll(pollAlways),
-		shape{Anonymous: true}.poll(pollNever),
+		shmtest.Shape{Ring: 4096}.Poll(shmtest.PollAlways),
+		shmtest.Shape{Anonymous: true}.Poll(shmtest.PollNever),
 	}
 	type run struct {
 		process string
 		procs   int
-		shapes  []shape
+		shapes  []shmtest.Shape
 	}
 	runs := []run{
-		{"same", runtime.GOMAXPROCS(0), append([]shape{unixShape}, all...)},
+		{"same", runtime.GOMAXPROCS(0), append([]shmtest.Shape{shmtest.UnixShape}, all...)},
 		{"same", 1, some[1:]},
 		{"same", 4, some[1:]},
 		{"relay", runtime.GOMAXPROCS(0), some},
 		{"relay", 1, some[3:]},
 		{"relay", 4, some[3:]},
 	}
-	if *long {
+	if *shmtest.Long {
 		runs = nil
 		for _, procs := range []int{1, 2, 4} {
 			runs = append(runs, run{"same", procs, all}, run{"relay", procs, all})
@@ -121,7 +92,7 @@ func TestNettest(t *testing.T) {
 				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(r.procs))
 				if r.process == "same" {
 					nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
-						a, b, stop, err := s.connect()
+						a, b, stop, err := s.Connect()
 						return a, b, stop, err
 					})
 					return
@@ -134,25 +105,25 @@ func TestNettest(t *testing.T) {
 
 // relayed makes pairs of ends in this process whose bytes go through another.
 // The helper dials where s has its ends swapped.
-func relayed(t *testing.T, s shape, procs int) nettest.MakePipe {
-	h := startHelper(t, "relay", s, fmt.Sprintf("GOMAXPROCS=%d", procs))
-	name := newName()
-	connect := func() (conn, error) { return s.dial(name) }
+func relayed(t *testing.T, s shmtest.Shape, procs int) nettest.MakePipe {
+	h := shmtest.StartHelper(t, "relay", s, fmt.Sprintf("GOMAXPROCS=%d", procs))
+	name := shmtest.NewName()
+	connect := func() (shmtest.Conn, error) { return s.Dial(name) }
 	if s.Swap {
-		l := s.mustListen(t, name)
-		connect = func() (conn, error) {
+		l := s.MustListen(t, name)
+		connect = func() (shmtest.Conn, error) {
 			c, err := l.Accept()
 			if err != nil {
 				return nil, err
 			}
-			return c.(conn), nil
+			return c.(shmtest.Conn), nil
 		}
-		h.do("dial %s", name)
+		h.Do("dial %s", name)
 	} else {
-		h.do("listen %s", name)
+		h.Do("listen %s", name)
 	}
 	return func() (net.Conn, net.Conn, func(), error) {
-		h.send("pair")
+		h.Send("pair")
 		a, err := connect()
 		if err != nil {
 			return nil, nil, nil, err
@@ -163,7 +134,7 @@ func relayed(t *testing.T, s shape, procs int) nettest.MakePipe {
 			return nil, nil, nil, err
 		}
 		stop := func() { a.Close(); b.Close() }
-		if got := h.line(); got != "ok" {
+		if got := h.Line(); got != "ok" {
 			stop()
 			return nil, nil, nil, errors.New("relay: " + got)
 		}
@@ -171,76 +142,78 @@ func relayed(t *testing.T, s shape, procs int) nettest.MakePipe {
 	}
 }
 
-// A twin runs steps on one network and records what comes of them, to be
+// A parity runs steps on one network and records what comes of them, to be
 // compared with what comes of them on another.
-type twin struct {
+type parity struct {
 	t     *testing.T
-	shape shape
-	a, b  conn
+	shape shmtest.Shape
+	a, b  shmtest.Conn
 	trace strings.Builder
 }
 
-func (x *twin) log(format string, args ...any) { fmt.Fprintf(&x.trace, format+"\n", args...) }
+func (x *parity) log(format string, args ...any) { fmt.Fprintf(&x.trace, format+"\n", args...) }
 
-func (x *twin) name(c net.Conn) string {
+func (x *parity) name(c net.Conn) string {
 	if c == x.a {
 		return "a"
 	}
 	return "b"
 }
 
-func (x *twin) outcome(err error) string { return outcome(x.t, x.shape.net(), err) }
+func (x *parity) outcome(err error) string { return shmtest.Outcome(x.t, x.shape.Network(), err) }
 
 // read records one Read of up to n bytes.
-func (x *twin) read(c conn, n int) {
+func (x *parity) read(c shmtest.Conn, n int) {
 	b := make([]byte, n)
 	m, err := c.Read(b)
 	x.log("%s.Read(%d) = %d %q, %s", x.name(c), n, m, b[:m], x.outcome(err))
 }
 
-func (x *twin) write(c conn, s string) {
+func (x *parity) write(c shmtest.Conn, s string) {
 	n, err := c.Write([]byte(s))
 	x.log("%s.Write(%q) = %d, %s", x.name(c), s, n, x.outcome(err))
 }
 
-func (x *twin) close(c conn) { x.log("%s.Close() = %s", x.name(c), x.outcome(c.Close())) }
-func (x *twin) closeRead(c conn) {
+func (x *parity) close(c shmtest.Conn) { x.log("%s.Close() = %s", x.name(c), x.outcome(c.Close())) }
+
+func (x *parity) closeRead(c shmtest.Conn) {
 	x.log("%s.CloseRead() = %s", x.name(c), x.outcome(c.CloseRead()))
 }
-func (x *twin) closeWrite(c conn) {
+
+func (x *parity) closeWrite(c shmtest.Conn) {
 	x.log("%s.CloseWrite() = %s", x.name(c), x.outcome(c.CloseWrite()))
 }
 
-func (x *twin) deadline(c conn, d time.Time) {
+func (x *parity) deadline(c shmtest.Conn, d time.Time) {
 	x.log("%s.SetDeadline() = %s", x.name(c), x.outcome(c.SetDeadline(d)))
 }
 
 // idle records that a Read of c would wait.
-func (x *twin) idle(c conn) {
+func (x *parity) idle(c shmtest.Conn) {
 	start := time.Now()
 	c.SetReadDeadline(start.Add(5 * time.Millisecond))
 	x.read(c, 1)
 	if d := time.Since(start); d < 5*time.Millisecond {
 		x.t.Errorf("Read took %v, before its deadline", d)
 	}
-	c.SetReadDeadline(none)
+	c.SetReadDeadline(shmtest.NoDeadline)
 }
 
 // huge is more than fits between the ends of any connection here.
-func (x *twin) huge() int { return max(8<<20, 4*x.shape.ringSize()) }
+func (x *parity) huge() int { return max(8<<20, 4*x.shape.RingSize()) }
 
 // whileReading records what a Read that waits returns when f is called.
-func (x *twin) whileReading(c conn, f func()) {
-	done := blocked(c, func() { x.read(c, 8) })
+func (x *parity) whileReading(c shmtest.Conn, f func()) {
+	done := shmtest.Blocked(c, func() { x.read(c, 8) })
 	f()
 	<-done
 }
 
 // whileWriting records what a Write that waits returns when f is called, and
 // returns n.
-func (x *twin) whileWriting(c conn, f func()) (n int) {
+func (x *parity) whileWriting(c shmtest.Conn, f func()) (n int) {
 	var err error
-	done := blocked(c, func() { n, err = c.Write(pattern(0, x.huge())) })
+	done := shmtest.Blocked(c, func() { n, err = c.Write(shmtest.Pattern(0, x.huge())) })
 	f()
 	<-done
 	x.log("%s.Write(huge): all %t, some %t, %s", x.name(c), n == x.huge(), n > 0, x.outcome(err))
@@ -248,9 +221,9 @@ func (x *twin) whileWriting(c conn, f func()) (n int) {
 }
 
 // drain records that what can be read from c is n bytes of the pattern.
-func (x *twin) drain(c conn, n int) {
+func (x *parity) drain(c shmtest.Conn, n int) {
 	b, err := io.ReadAll(c)
-	checkPattern(x.t, b, 0)
+	shmtest.CheckPattern(x.t, b, 0)
 	if len(b) != n {
 		x.t.Errorf("read %d bytes, written were %d", len(b), n)
 	}
@@ -260,31 +233,31 @@ func (x *twin) drain(c conn, n int) {
 // likeUnix are steps whose outcome is to be that of a Unix socket.
 var likeUnix = []struct {
 	name  string
-	steps func(x *twin)
+	steps func(x *parity)
 	// What shm does, where that is not what unix does: a deviation that the
 	// package comment lists.
 	shm string
 }{
-	{name: "eof/after Close", steps: func(x *twin) {
+	{name: "eof/after Close", steps: func(x *parity) {
 		x.close(x.b)
 		x.read(x.a, 8)
 		x.read(x.a, 8)
 	}},
-	{name: "eof/data before", steps: func(x *twin) {
+	{name: "eof/data before", steps: func(x *parity) {
 		x.write(x.b, "hello")
 		x.close(x.b)
 		x.read(x.a, 3)
 		x.read(x.a, 8)
 		x.read(x.a, 8)
 	}},
-	{name: "eof/data before, half close", steps: func(x *twin) {
+	{name: "eof/data before, half close", steps: func(x *parity) {
 		x.write(x.b, "hello")
 		x.closeWrite(x.b)
 		x.read(x.a, 3)
 		x.read(x.a, 8)
 		x.read(x.a, 8)
 	}},
-	{name: "empty/open", steps: func(x *twin) {
+	{name: "empty/open", steps: func(x *parity) {
 		x.read(x.a, 0)
 		x.write(x.a, "")
 		x.idle(x.b)
@@ -292,39 +265,39 @@ var likeUnix = []struct {
 		x.read(x.a, 0)
 		x.read(x.a, 1)
 	}},
-	{name: "empty/nil", steps: func(x *twin) {
+	{name: "empty/nil", steps: func(x *parity) {
 		n, err := x.a.Read(nil)
 		x.log("Read(nil) = %d, %s", n, x.outcome(err))
 		n, err = x.a.Write(nil)
 		x.log("Write(nil) = %d, %s", n, x.outcome(err))
 	}},
-	{name: "empty/after deadline", steps: func(x *twin) {
-		x.deadline(x.a, past)
+	{name: "empty/after deadline", steps: func(x *parity) {
+		x.deadline(x.a, shmtest.Past)
 		x.read(x.a, 0)
 		x.write(x.a, "")
 	}},
-	{name: "empty/after Close", steps: func(x *twin) {
+	{name: "empty/after Close", steps: func(x *parity) {
 		x.close(x.a)
 		x.read(x.a, 0)
 		x.write(x.a, "")
 	}},
-	{name: "empty/after CloseRead and CloseWrite", steps: func(x *twin) {
+	{name: "empty/after CloseRead and CloseWrite", steps: func(x *parity) {
 		x.closeRead(x.a)
 		x.closeWrite(x.a)
 		x.read(x.a, 0)
 		x.write(x.a, "")
 	}},
-	{name: "empty/after the peer's Close", steps: func(x *twin) {
+	{name: "empty/after the peer's Close", steps: func(x *parity) {
 		x.close(x.b)
 		x.read(x.a, 0)
 		x.write(x.a, "")
 	}},
-	{name: "empty/after the peer's CloseRead", steps: func(x *twin) {
+	{name: "empty/after the peer's CloseRead", steps: func(x *parity) {
 		x.closeRead(x.b)
 		x.read(x.a, 0)
 		x.write(x.a, "")
 	}},
-	{name: "half close/write", steps: func(x *twin) {
+	{name: "half close/write", steps: func(x *parity) {
 		x.closeWrite(x.a)
 		x.read(x.b, 8)
 		x.write(x.b, "x")
@@ -334,7 +307,7 @@ var likeUnix = []struct {
 		x.write(x.b, "x")
 		x.read(x.b, 8)
 	}},
-	{name: "half close/read", steps: func(x *twin) {
+	{name: "half close/read", steps: func(x *parity) {
 		x.closeRead(x.a)
 		x.read(x.a, 8)
 		x.write(x.b, "x")
@@ -342,7 +315,7 @@ var likeUnix = []struct {
 		x.read(x.b, 8)
 		x.idle(x.b)
 	}},
-	{name: "half close/read with bytes unread", steps: func(x *twin) {
+	{name: "half close/read with bytes unread", steps: func(x *parity) {
 		x.write(x.b, "hello")
 		x.read(x.a, 2)
 		x.closeRead(x.a)
@@ -350,7 +323,7 @@ var likeUnix = []struct {
 		x.read(x.a, 8)
 		x.write(x.b, "x")
 	}},
-	{name: "half close/both ends write", steps: func(x *twin) {
+	{name: "half close/both ends write", steps: func(x *parity) {
 		x.write(x.a, "A")
 		x.write(x.b, "B")
 		x.closeWrite(x.a)
@@ -362,7 +335,7 @@ var likeUnix = []struct {
 		x.close(x.a)
 		x.close(x.b)
 	}},
-	{name: "half close/both ends read", steps: func(x *twin) {
+	{name: "half close/both ends read", steps: func(x *parity) {
 		x.closeRead(x.a)
 		x.closeRead(x.b)
 		x.write(x.a, "A")
@@ -370,7 +343,7 @@ var likeUnix = []struct {
 		x.read(x.a, 8)
 		x.read(x.b, 8)
 	}},
-	{name: "half close/both halves of one end", steps: func(x *twin) {
+	{name: "half close/both halves of one end", steps: func(x *parity) {
 		x.closeRead(x.a)
 		x.closeWrite(x.a)
 		x.read(x.b, 8)
@@ -379,21 +352,21 @@ var likeUnix = []struct {
 		x.write(x.a, "y")
 		x.close(x.a)
 	}},
-	{name: "half close/twice", steps: func(x *twin) {
+	{name: "half close/twice", steps: func(x *parity) {
 		x.closeWrite(x.a)
 		x.closeWrite(x.a)
 		x.closeRead(x.a)
 		x.closeRead(x.a)
 	}},
-	{name: "half close/after the peer's", steps: func(x *twin) {
+	{name: "half close/after the peer's", steps: func(x *parity) {
 		x.closeWrite(x.a)
 		x.closeRead(x.b)
 		x.close(x.b)
 		x.closeWrite(x.a)
 		x.closeRead(x.a)
 	}},
-	{name: "half close/with deadline passed", steps: func(x *twin) {
-		x.deadline(x.a, past)
+	{name: "half close/with deadline passed", steps: func(x *parity) {
+		x.deadline(x.a, shmtest.Past)
 		x.closeWrite(x.a)
 		x.read(x.b, 8)
 		x.write(x.a, "x")
@@ -401,36 +374,36 @@ var likeUnix = []struct {
 		x.read(x.a, 8)
 		x.write(x.b, "x")
 	}},
-	{name: "close/twice", steps: func(x *twin) {
+	{name: "close/twice", steps: func(x *parity) {
 		x.close(x.a)
 		x.close(x.a)
 	}},
-	{name: "close/and then everything", steps: func(x *twin) {
+	{name: "close/and then everything", steps: func(x *parity) {
 		x.write(x.b, "x")
 		x.close(x.a)
 		x.read(x.a, 8)
 		x.write(x.a, "x")
 		x.closeRead(x.a)
 		x.closeWrite(x.a)
-		x.deadline(x.a, past)
-		x.log("SetReadDeadline() = %s", x.outcome(x.a.SetReadDeadline(past)))
-		x.log("SetWriteDeadline() = %s", x.outcome(x.a.SetWriteDeadline(past)))
+		x.deadline(x.a, shmtest.Past)
+		x.log("SetReadDeadline() = %s", x.outcome(x.a.SetReadDeadline(shmtest.Past)))
+		x.log("SetWriteDeadline() = %s", x.outcome(x.a.SetWriteDeadline(shmtest.Past)))
 		x.log("addresses %t %t", x.a.LocalAddr() != nil, x.a.RemoteAddr() != nil)
 	}},
-	{name: "close/write after the peer's", steps: func(x *twin) {
+	{name: "close/write after the peer's", steps: func(x *parity) {
 		x.close(x.b)
 		x.write(x.a, "x")
 		x.write(x.a, "x")
 		x.read(x.a, 8)
 	}},
-	{name: "close/write after the peer's, deadline passed", steps: func(x *twin) {
+	{name: "close/write after the peer's, deadline passed", steps: func(x *parity) {
 		x.close(x.b)
-		x.deadline(x.a, past)
+		x.deadline(x.a, shmtest.Past)
 		x.write(x.a, "x")
 		x.read(x.a, 8)
 	}},
 	{
-		name: "close/peer's with our bytes unread", steps: func(x *twin) {
+		name: "close/peer's with our bytes unread", steps: func(x *parity) {
 			x.write(x.a, "hello")
 			x.close(x.b)
 			x.read(x.a, 8)
@@ -444,7 +417,7 @@ var likeUnix = []struct {
 			"a.Write(\"x\") = 0, write EPIPE\n",
 	},
 	{
-		name: "close/peer's with our bytes unread, and its own", steps: func(x *twin) {
+		name: "close/peer's with our bytes unread, and its own", steps: func(x *parity) {
 			x.write(x.a, "hello")
 			x.write(x.b, "bye")
 			x.close(x.b)
@@ -459,42 +432,42 @@ var likeUnix = []struct {
 			"a.Read(8) = 0 \"\", EOF\n" +
 			"a.Write(\"x\") = 0, write EPIPE\n",
 	},
-	{name: "deadline/passed, and data there", steps: func(x *twin) {
+	{name: "deadline/passed, and data there", steps: func(x *parity) {
 		x.write(x.b, "hello")
-		x.deadline(x.a, past)
+		x.deadline(x.a, shmtest.Past)
 		x.read(x.a, 8)
 		x.read(x.a, 8)
-		x.deadline(x.a, none)
+		x.deadline(x.a, shmtest.NoDeadline)
 		x.read(x.a, 8)
 	}},
-	{name: "deadline/passed, and EOF there", steps: func(x *twin) {
+	{name: "deadline/passed, and EOF there", steps: func(x *parity) {
 		x.close(x.b)
-		x.deadline(x.a, past)
+		x.deadline(x.a, shmtest.Past)
 		x.read(x.a, 8)
-		x.deadline(x.a, none)
+		x.deadline(x.a, shmtest.NoDeadline)
 		x.read(x.a, 8)
 	}},
-	{name: "deadline/passed, and room", steps: func(x *twin) {
-		x.deadline(x.a, past)
+	{name: "deadline/passed, and room", steps: func(x *parity) {
+		x.deadline(x.a, shmtest.Past)
 		x.write(x.a, "hello")
-		x.deadline(x.a, none)
+		x.deadline(x.a, shmtest.NoDeadline)
 		x.write(x.a, "HELLO")
 		x.read(x.b, 8)
 	}},
-	{name: "deadline/read alone", steps: func(x *twin) {
-		x.a.SetReadDeadline(past)
+	{name: "deadline/read alone", steps: func(x *parity) {
+		x.a.SetReadDeadline(shmtest.Past)
 		x.write(x.a, "x")
 		x.read(x.a, 8)
 		x.read(x.b, 8)
 	}},
-	{name: "deadline/write alone", steps: func(x *twin) {
-		x.a.SetWriteDeadline(past)
+	{name: "deadline/write alone", steps: func(x *parity) {
+		x.a.SetWriteDeadline(shmtest.Past)
 		x.write(x.b, "x")
 		x.read(x.a, 8)
 		x.write(x.a, "x")
 		x.idle(x.b)
 	}},
-	{name: "deadline/recovery of Read", steps: func(x *twin) {
+	{name: "deadline/recovery of Read", steps: func(x *parity) {
 		x.idle(x.a)
 		x.write(x.b, "x")
 		x.read(x.a, 8)
@@ -502,7 +475,7 @@ var likeUnix = []struct {
 		x.close(x.b)
 		x.read(x.a, 8)
 	}},
-	{name: "deadline/recovery of Write, n beside the error", steps: func(x *twin) {
+	{name: "deadline/recovery of Write, n beside the error", steps: func(x *parity) {
 		var start time.Time
 		n := x.whileWriting(x.a, func() {
 			start = time.Now()
@@ -513,135 +486,135 @@ var likeUnix = []struct {
 		}
 		m, err := x.a.Write([]byte("x"))
 		x.log("Write(1) = %d, %s", m, x.outcome(err))
-		x.a.SetWriteDeadline(none)
+		x.a.SetWriteDeadline(shmtest.NoDeadline)
 		got := make([]byte, n)
 		m, err = io.ReadFull(x.b, got) // exactly n bytes
-		checkPattern(x.t, got[:m], 0)
+		shmtest.CheckPattern(x.t, got[:m], 0)
 		x.log("ReadFull(n): %t, %s", m == n, x.outcome(err))
 		x.idle(x.b) // and not one more
 		x.write(x.a, "more")
 		x.read(x.b, 8)
 	}},
-	{name: "deadline/cleared while it is awaited", steps: func(x *twin) {
+	{name: "deadline/cleared while it is awaited", steps: func(x *parity) {
 		x.a.SetReadDeadline(time.Now().Add(time.Hour))
 		x.whileReading(x.a, func() {
-			x.a.SetReadDeadline(none)
+			x.a.SetReadDeadline(shmtest.NoDeadline)
 			x.b.Write([]byte("x"))
 		})
 	}},
-	{name: "blocked/Read, Close", steps: func(x *twin) {
+	{name: "blocked/Read, Close", steps: func(x *parity) {
 		x.whileReading(x.a, func() { x.a.Close() })
 		x.close(x.a)
 	}},
-	{name: "blocked/Read, CloseRead", steps: func(x *twin) {
+	{name: "blocked/Read, CloseRead", steps: func(x *parity) {
 		x.whileReading(x.a, func() { x.a.CloseRead() })
 	}},
-	{name: "blocked/Read, CloseWrite and then data", steps: func(x *twin) {
+	{name: "blocked/Read, CloseWrite and then data", steps: func(x *parity) {
 		x.whileReading(x.a, func() { x.a.CloseWrite(); x.b.Write([]byte("x")) })
 	}},
-	{name: "blocked/Read, peer's Close", steps: func(x *twin) {
+	{name: "blocked/Read, peer's Close", steps: func(x *parity) {
 		x.whileReading(x.a, func() { x.b.Close() })
 	}},
-	{name: "blocked/Read, peer's CloseWrite", steps: func(x *twin) {
+	{name: "blocked/Read, peer's CloseWrite", steps: func(x *parity) {
 		x.whileReading(x.a, func() { x.b.CloseWrite() })
 	}},
-	{name: "blocked/Read, peer's data and Close", steps: func(x *twin) {
+	{name: "blocked/Read, peer's data and Close", steps: func(x *parity) {
 		x.whileReading(x.a, func() { x.b.Write([]byte("x")); x.b.Close() })
 		x.read(x.a, 8)
 	}},
-	{name: "blocked/Read, deadline", steps: func(x *twin) {
-		x.whileReading(x.a, func() { x.a.SetReadDeadline(past) })
-		x.a.SetReadDeadline(none)
-		x.whileReading(x.a, func() { x.a.SetDeadline(past) })
+	{name: "blocked/Read, deadline", steps: func(x *parity) {
+		x.whileReading(x.a, func() { x.a.SetReadDeadline(shmtest.Past) })
+		x.a.SetReadDeadline(shmtest.NoDeadline)
+		x.whileReading(x.a, func() { x.a.SetDeadline(shmtest.Past) })
 	}},
-	{name: "blocked/Write, Close", steps: func(x *twin) {
+	{name: "blocked/Write, Close", steps: func(x *parity) {
 		n := x.whileWriting(x.a, func() { x.a.Close() })
 		x.drain(x.b, n)
 	}},
-	{name: "blocked/Write, CloseWrite", steps: func(x *twin) {
+	{name: "blocked/Write, CloseWrite", steps: func(x *parity) {
 		// A Unix socket wakes the writer only when there is room.
 		var b []byte
 		n := x.whileWriting(x.a, func() { x.a.CloseWrite(); b, _ = io.ReadAll(x.b) })
-		if len(b) != n || firstDiff(b, 0) >= 0 {
-			x.t.Errorf("Write returned %d, read were %d, differing at %d", n, len(b), firstDiff(b, 0))
+		if len(b) != n || shmtest.FirstDiff(b, 0) >= 0 {
+			x.t.Errorf("Write returned %d, read were %d, differing at %d", n, len(b), shmtest.FirstDiff(b, 0))
 		}
 	}},
-	{name: "blocked/Write, peer's Close", steps: func(x *twin) {
+	{name: "blocked/Write, peer's Close", steps: func(x *parity) {
 		x.whileWriting(x.a, func() { x.b.Close() })
 	}},
-	{name: "blocked/Write, peer's CloseRead", steps: func(x *twin) {
+	{name: "blocked/Write, peer's CloseRead", steps: func(x *parity) {
 		x.whileWriting(x.a, func() { x.b.CloseRead(); io.Copy(io.Discard, x.b) })
 	}},
-	{name: "blocked/Write, deadline", steps: func(x *twin) {
-		n := x.whileWriting(x.a, func() { x.a.SetWriteDeadline(past) })
+	{name: "blocked/Write, deadline", steps: func(x *parity) {
+		n := x.whileWriting(x.a, func() { x.a.SetWriteDeadline(shmtest.Past) })
 		x.closeWrite(x.a)
 		x.drain(x.b, n)
 	}},
-	{name: "blocked/two Reads, Close", steps: func(x *twin) {
-		done := blocked(x.a, func() { x.a.Read(make([]byte, 1)) })
+	{name: "blocked/two Reads, Close", steps: func(x *parity) {
+		done := shmtest.Blocked(x.a, func() { x.a.Read(make([]byte, 1)) })
 		x.whileSecond(func() {
 			n, err := x.a.Read(make([]byte, 1))
 			x.log("second Read = %d, %s", n, x.outcome(err))
 		}, func() { x.a.Close() })
 		<-done
 	}},
-	{name: "blocked/two Reads, deadline", steps: func(x *twin) {
-		done := blocked(x.a, func() { x.a.Read(make([]byte, 1)) })
+	{name: "blocked/two Reads, deadline", steps: func(x *parity) {
+		done := shmtest.Blocked(x.a, func() { x.a.Read(make([]byte, 1)) })
 		x.whileSecond(func() {
 			n, err := x.a.Read(make([]byte, 1))
 			x.log("second Read = %d, %s", n, x.outcome(err))
-		}, func() { x.a.SetReadDeadline(past) })
+		}, func() { x.a.SetReadDeadline(shmtest.Past) })
 		<-done
 	}},
-	{name: "blocked/two Writes, deadline", steps: func(x *twin) {
+	{name: "blocked/two Writes, deadline", steps: func(x *parity) {
 		b := make([]byte, x.huge())
-		done := blocked(x.a, func() { x.a.Write(b) })
+		done := shmtest.Blocked(x.a, func() { x.a.Write(b) })
 		x.whileSecond(func() {
 			n, err := x.a.Write(b)
 			x.log("second Write = %d, %s", n, x.outcome(err))
-		}, func() { x.a.SetWriteDeadline(past) })
+		}, func() { x.a.SetWriteDeadline(shmtest.Past) })
 		<-done
 	}},
-	{name: "blocked/Read and Write, Close", steps: func(x *twin) {
-		done := blocked(x.a, func() { x.a.Read(make([]byte, 1)) })
+	{name: "blocked/Read and Write, Close", steps: func(x *parity) {
+		done := shmtest.Blocked(x.a, func() { x.a.Read(make([]byte, 1)) })
 		x.whileWriting(x.a, func() { x.a.Close() })
 		<-done
 	}},
-	{name: "blocked/Read and Write, served", steps: func(x *twin) {
-		done := blocked(x.a, func() { x.read(x.a, 8) })
+	{name: "blocked/Read and Write, served", steps: func(x *parity) {
+		done := shmtest.Blocked(x.a, func() { x.read(x.a, 8) })
 		x.whileWriting(x.a, func() {
 			x.b.Write([]byte("x"))
 			<-done
 			io.CopyN(io.Discard, x.b, int64(x.huge()))
 		})
 	}},
-	{name: "blocked/io.Copy from conn, Close", steps: func(x *twin) {
+	{name: "blocked/io.Copy from conn, Close", steps: func(x *parity) {
 		var err error
-		done := blocked(x.a, func() { _, err = io.Copy(io.Discard, x.a) })
+		done := shmtest.Blocked(x.a, func() { _, err = io.Copy(io.Discard, x.a) })
 		x.a.Close()
 		<-done
-		x.log("io.Copy: %s", class(err))
+		x.log("io.Copy: %s", shmtest.Class(err))
 	}},
-	{name: "blocked/io.Copy from conn, deadline", steps: func(x *twin) {
+	{name: "blocked/io.Copy from conn, deadline", steps: func(x *parity) {
 		var buf bytes.Buffer
 		var n int64
 		var err error
 		x.write(x.b, "hello")
-		done := blocked(x.a, func() { n, err = io.Copy(&buf, x.a) })
+		done := shmtest.Blocked(x.a, func() { n, err = io.Copy(&buf, x.a) })
 		x.a.SetReadDeadline(time.Now().Add(5 * time.Millisecond))
 		<-done
-		x.log("io.Copy = %d %q, %s", n, &buf, class(err))
+		x.log("io.Copy = %d %q, %s", n, &buf, shmtest.Class(err))
 	}},
-	{name: "blocked/io.Copy to conn, Close", steps: func(x *twin) {
+	{name: "blocked/io.Copy to conn, Close", steps: func(x *parity) {
 		var n int64
 		var err error
-		done := blocked(x.a, func() { n, err = io.Copy(x.a, bytes.NewReader(pattern(0, x.huge()))) })
+		done := shmtest.Blocked(x.a, func() { n, err = io.Copy(x.a, bytes.NewReader(shmtest.Pattern(0, x.huge()))) })
 		x.a.Close()
 		<-done
-		x.log("io.Copy: some %t, %s", n > 0, class(err))
+		x.log("io.Copy: some %t, %s", n > 0, shmtest.Class(err))
 		x.drain(x.b, int(n))
 	}},
-	{name: "blocked/io.Copy to conn in its source, Close", steps: func(x *twin) {
+	{name: "blocked/io.Copy to conn in its source, Close", steps: func(x *parity) {
 		var n int64
 		var err error
 		src := newSlowReader("hello")
@@ -651,17 +624,17 @@ var likeUnix = []struct {
 		x.close(x.a) // does not wait for the source
 		close(src.release)
 		<-done
-		x.log("io.Copy = %d, %s", n, class(err))
+		x.log("io.Copy = %d, %s", n, shmtest.Class(err))
 		x.read(x.b, 8)
 	}},
-	{name: "io.Copy/ends", steps: func(x *twin) {
+	{name: "io.Copy/ends", steps: func(x *parity) {
 		n, err := io.Copy(x.b, strings.NewReader("hello"))
 		x.log("io.Copy = %d, %s", n, x.outcome(err))
 		x.closeWrite(x.b)
 		n, err = io.Copy(io.Discard, x.a)
 		x.log("io.Copy = %d, %s", n, x.outcome(err))
 	}},
-	{name: "io.Copy/errors of the other side", steps: func(x *twin) {
+	{name: "io.Copy/errors of the other side", steps: func(x *parity) {
 		n, err := io.Copy(x.a, io.MultiReader(strings.NewReader("hello"), errReader{errForeign}))
 		x.log("io.Copy = %d, %t", n, errors.Is(err, errForeign))
 		x.read(x.b, 8)
@@ -672,25 +645,25 @@ var likeUnix = []struct {
 		n, err = io.Copy(shortWriter{}, x.a)
 		x.log("io.Copy = %d, %t", n, errors.Is(err, io.ErrShortWrite))
 	}},
-	{name: "large/write of much more than fits", steps: func(x *twin) {
+	{name: "large/write of much more than fits", steps: func(x *parity) {
 		n := x.huge() + 12345
 		done := make(chan bool)
 		go func() {
 			defer close(done)
-			m, err := x.a.Write(pattern(0, n))
+			m, err := x.a.Write(shmtest.Pattern(0, n))
 			x.log("Write: all %t, %s", m == n, x.outcome(err))
 			x.close(x.a)
 		}()
 		b, err := io.ReadAll(x.b)
 		<-done
-		checkPattern(x.t, b, 0)
+		shmtest.CheckPattern(x.t, b, 0)
 		x.log("ReadAll: all %t, %s", len(b) == n, x.outcome(err))
 	}},
-	{name: "large/peer closes in the middle", steps: func(x *twin) {
+	{name: "large/peer closes in the middle", steps: func(x *parity) {
 		done := make(chan bool)
 		go func() {
 			defer close(done)
-			n, err := x.a.Write(pattern(0, x.huge()))
+			n, err := x.a.Write(shmtest.Pattern(0, x.huge()))
 			x.log("Write: all %t, some %t, %s", n == x.huge(), n > 0, x.outcome(err))
 		}()
 		io.ReadFull(x.b, make([]byte, 100_000))
@@ -698,26 +671,26 @@ var likeUnix = []struct {
 		<-done
 		x.write(x.a, "x")
 	}},
-	{name: "large/Close overtakes no Write", steps: func(x *twin) {
+	{name: "large/Close overtakes no Write", steps: func(x *parity) {
 		var n int
 		var err error
-		done := blocked(x.a, func() { n, err = x.a.Write(pattern(0, x.huge())) })
+		done := shmtest.Blocked(x.a, func() { n, err = x.a.Write(shmtest.Pattern(0, x.huge())) })
 		go x.a.CloseWrite()
 		b, rerr := io.ReadAll(x.b)
 		<-done
-		checkPattern(x.t, b, 0)
+		shmtest.CheckPattern(x.t, b, 0)
 		if n != len(b) {
 			x.t.Errorf("Write returned %d, read were %d", n, len(b))
 		}
 		// Whether all fits before CloseWrite is chance; what may not be is a
 		// success that was not read.
-		x.log("%t, %s", (n == x.huge()) == (err == nil), class(rerr))
+		x.log("%t, %s", (n == x.huge()) == (err == nil), shmtest.Class(rerr))
 	}},
 }
 
 // whileSecond runs f, a second call that waits behind another, and end, which
 // ends both.
-func (x *twin) whileSecond(f, end func()) {
+func (x *parity) whileSecond(f, end func()) {
 	done := make(chan bool)
 	go func() { defer close(done); f() }()
 	// Nothing tells that f waits for its turn, and it makes no difference to what
@@ -732,24 +705,24 @@ func (x *twin) whileSecond(f, end func()) {
 // TestLikeUnix does the same to a Unix socket and to a shared memory
 // connection, and compares.
 func TestLikeUnix(t *testing.T) {
-	shapes := []shape{
+	shapes := []shmtest.Shape{
 		{},
 		{Ring: 4096, Anonymous: true},
 		{Swap: true, Anonymous: true},
-		shape{Ring: 4096}.poll(pollAlways),
-		shape{Ring: 4096}.poll(pollNever),
+		shmtest.Shape{Ring: 4096}.Poll(shmtest.PollAlways),
+		shmtest.Shape{Ring: 4096}.Poll(shmtest.PollNever),
 	}
 	for _, tt := range likeUnix {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
-			run := func(t *testing.T, s shape) string {
-				x := &twin{t: t, shape: s}
-				x.a, x.b = s.pair(t)
+			run := func(t *testing.T, s shmtest.Shape) string {
+				x := &parity{t: t, shape: s}
+				x.a, x.b = s.Pair(t)
 				tt.steps(x)
 				return x.trace.String()
 			}
 			var unix string
-			t.Run(unixShape.String(), func(t *testing.T) {
-				unix = run(t, unixShape)
+			t.Run(shmtest.UnixShape.String(), func(t *testing.T) {
+				unix = run(t, shmtest.UnixShape)
 				t.Logf("unix:\n%s", unix)
 			})
 			for _, s := range shapes {
@@ -825,7 +798,7 @@ func TestSweep(t *testing.T) {
 		t.Run(fmt.Sprintf("len=%d,cap=%d", n, size), func(t *testing.T) {
 			for _, start := range []int{0, 1, size/2 - 1, size - 1, size, size + 1} {
 				for _, step := range []int{1000, 4095, 4096, 4097, 1 << 20} {
-					a, b := shape{Ring: size}.shmPair(t)
+					a, b := shmtest.Shape{Ring: size}.ShmPair(t)
 					if _, err := io.Copy(a, bytes.NewReader(make([]byte, start/2))); err != nil {
 						t.Fatal(err)
 					}
@@ -835,7 +808,7 @@ func TestSweep(t *testing.T) {
 					done := make(chan bool)
 					go func() {
 						defer close(done)
-						if m, err := a.Write(pattern(0, n)); m != n || err != nil {
+						if m, err := a.Write(shmtest.Pattern(0, n)); m != n || err != nil {
 							t.Errorf("start=%d: Write = %d, %v", start, m, err)
 						}
 						a.CloseWrite()
@@ -853,8 +826,8 @@ func TestSweep(t *testing.T) {
 						}
 					}
 					<-done
-					if len(got) != n || firstDiff(got, 0) >= 0 {
-						t.Errorf("start=%d,step=%d: read %d bytes, differing at %d", start, step, len(got), firstDiff(got, 0))
+					if len(got) != n || shmtest.FirstDiff(got, 0) >= 0 {
+						t.Errorf("start=%d,step=%d: read %d bytes, differing at %d", start, step, len(got), shmtest.FirstDiff(got, 0))
 					}
 					a.Close()
 					b.Close()
@@ -866,14 +839,14 @@ func TestSweep(t *testing.T) {
 
 // TestBothWays streams random pieces in both directions at once.
 func TestBothWays(t *testing.T) {
-	onShapes(t, append([]shape{unixShape}, small...), func(t *testing.T, s shape) {
-		a, b := s.pair(t)
+	shmtest.OnShapes(t, append([]shmtest.Shape{shmtest.UnixShape}, shmtest.SmallShapes...), func(t *testing.T, s shmtest.Shape) {
+		a, b := s.Pair(t)
 		const total = 2 << 20
 		var wg sync.WaitGroup
-		for _, c := range []conn{a, b} {
-			r := seeded(t)
+		for _, c := range []shmtest.Conn{a, b} {
+			r := shmtest.Seeded(t)
 			wg.Go(func() {
-				want := pattern(0, total)
+				want := shmtest.Pattern(0, total)
 				for off := 0; off < total; {
 					n := min(total-off, 1+r.IntN(1<<r.IntN(15)))
 					m, err := c.Write(want[off : off+n])
@@ -892,7 +865,7 @@ func TestBothWays(t *testing.T) {
 				buf := make([]byte, 1<<15)
 				for off := 0; ; {
 					n, err := c.Read(buf[:1+r.IntN(1<<r.IntN(15))])
-					if i := firstDiff(buf[:n], off); i >= 0 {
+					if i := shmtest.FirstDiff(buf[:n], off); i >= 0 {
 						t.Errorf("byte %d differs", off+i)
 						c.Close()
 						return
@@ -914,12 +887,12 @@ func TestBothWays(t *testing.T) {
 // TestManyWriters checks that no Write, and no WriteBuffers, comes between the
 // bytes of another.
 func TestManyWriters(t *testing.T) {
-	onShapes(t, append([]shape{unixShape}, small...), func(t *testing.T, s shape) {
-		a, b := s.pair(t)
+	shmtest.OnShapes(t, append([]shmtest.Shape{shmtest.UnixShape}, shmtest.SmallShapes...), func(t *testing.T, s shmtest.Shape) {
+		a, b := s.Pair(t)
 		const writers, messages = 8, 50
 		var wg sync.WaitGroup
 		for w := range writers {
-			r := seeded(t)
+			r := shmtest.Seeded(t)
 			wg.Go(func() {
 				for i := range messages {
 					// A message: writer, number, length, and then the writer's byte.
@@ -984,8 +957,8 @@ func TestManyWriters(t *testing.T) {
 // TestManyReaders checks that each byte goes to exactly one of many readers,
 // and that the end goes to all.
 func TestManyReaders(t *testing.T) {
-	onShapes(t, append([]shape{unixShape}, small...), func(t *testing.T, s shape) {
-		a, b := s.pair(t)
+	shmtest.OnShapes(t, append([]shmtest.Shape{shmtest.UnixShape}, shmtest.SmallShapes...), func(t *testing.T, s shmtest.Shape) {
+		a, b := s.Pair(t)
 		const readers, total = 8, 300_000
 		var counts [256]atomic.Int64
 		var wg sync.WaitGroup
@@ -1007,7 +980,7 @@ func TestManyReaders(t *testing.T) {
 				}
 			})
 		}
-		want := pattern(0, total)
+		want := shmtest.Pattern(0, total)
 		if n, err := a.Write(want); n != total || err != nil {
 			t.Errorf("Write = %d, %v", n, err)
 		}
@@ -1025,14 +998,14 @@ func TestManyReaders(t *testing.T) {
 // lost, whatever the reader is doing.
 func TestOrderlyEnd(t *testing.T) {
 	rounds := 300
-	if *long {
+	if *shmtest.Long {
 		rounds = 5000
 	}
-	onShapes(t, append([]shape{unixShape}, small...), func(t *testing.T, s shape) {
-		l := s.mustListen(t, newName())
+	shmtest.OnShapes(t, append([]shmtest.Shape{shmtest.UnixShape}, shmtest.SmallShapes...), func(t *testing.T, s shmtest.Shape) {
+		l := s.MustListen(t, shmtest.NewName())
 		for i := range rounds {
-			a := s.mustDial(t, nameOf(l))
-			b := mustAccept(t, l)
+			a := s.MustDial(t, shmtest.NameOf(l))
+			b := shmtest.MustAccept(t, l)
 			go func() {
 				a.Write([]byte("tail"))
 				a.Close()
@@ -1050,11 +1023,11 @@ func TestOrderlyEnd(t *testing.T) {
 
 // TestRacingClose closes both ends while both are in use.
 func TestRacingClose(t *testing.T) {
-	onShapes(t, append([]shape{unixShape}, small...), func(t *testing.T, s shape) {
+	shmtest.OnShapes(t, append([]shmtest.Shape{shmtest.UnixShape}, shmtest.SmallShapes...), func(t *testing.T, s shmtest.Shape) {
 		for range 30 {
-			a, b := s.pair(t)
+			a, b := s.Pair(t)
 			var wg sync.WaitGroup
-			for _, c := range []conn{a, b} {
+			for _, c := range []shmtest.Conn{a, b} {
 				for range 2 {
 					wg.Go(func() {
 						for buf := make([]byte, 10000); ; {
@@ -1080,8 +1053,8 @@ func TestRacingClose(t *testing.T) {
 }
 
 func TestTryRead(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		a, b := s.shmPair(t)
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		a, b := s.ShmPair(t)
 		buf := make([]byte, 8)
 		try := func(want string, wantErr_ string) {
 			t.Helper()
@@ -1089,7 +1062,7 @@ func TestTryRead(t *testing.T) {
 			if string(buf[:n]) != want {
 				t.Errorf("TryRead: got %q, want %q", buf[:n], want)
 			}
-			wantErr(t, "TryRead", err, wantErr_)
+			shmtest.WantErr(t, "TryRead", err, wantErr_)
 		}
 		try("", "ok")
 		b.Write([]byte("hello, world"))
@@ -1103,13 +1076,13 @@ func TestTryRead(t *testing.T) {
 		a.Close()
 		try("", "read closed")
 
-		a, _ = s.shmPair(t)
+		a, _ = s.ShmPair(t)
 		a.CloseRead()
 		try("", "EOF")
 
 		// While another Read waits there is nothing for TryRead.
-		a, b = s.shmPair(t)
-		done := blocked(a, func() { a.Read(make([]byte, 8)) })
+		a, b = s.ShmPair(t)
+		done := shmtest.Blocked(a, func() { a.Read(make([]byte, 8)) })
 		try("", "ok")
 		b.Write([]byte("x"))
 		<-done
@@ -1117,16 +1090,16 @@ func TestTryRead(t *testing.T) {
 }
 
 func TestTryWrite(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		a, b := s.shmPair(t)
-		size := s.ringSize()
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		a, b := s.ShmPair(t)
+		size := s.RingSize()
 		if n, err := a.TryWrite(nil); n != 0 || err != nil {
 			t.Errorf("TryWrite(nil) = %d, %v", n, err)
 		}
-		if n, err := a.TryWrite(pattern(0, 100)); n != 100 || err != nil {
+		if n, err := a.TryWrite(shmtest.Pattern(0, 100)); n != 100 || err != nil {
 			t.Fatalf("TryWrite(100) = %d, %v", n, err)
 		}
-		if n, err := a.TryWrite(pattern(100, size)); n != size-100 || err != nil {
+		if n, err := a.TryWrite(shmtest.Pattern(100, size)); n != size-100 || err != nil {
 			t.Fatalf("TryWrite(%d) = %d, %v, want %d", size, n, err, size-100)
 		}
 		if n, err := a.TryWrite([]byte("x")); n != 0 || err != nil {
@@ -1136,8 +1109,8 @@ func TestTryWrite(t *testing.T) {
 		if _, err := io.ReadFull(b, got); err != nil {
 			t.Fatal(err)
 		}
-		checkPattern(t, got, 0)
-		if n, err := a.TryWrite(pattern(size, size)); n < size/4*3 || n > size || err != nil {
+		shmtest.CheckPattern(t, got, 0)
+		if n, err := a.TryWrite(shmtest.Pattern(size, size)); n < size/4*3 || n > size || err != nil {
 			t.Errorf("TryWrite(%d) in an emptied ring = %d, %v, want at least %d", size, n, err, size/4*3)
 		}
 		b.Close()
@@ -1145,22 +1118,22 @@ func TestTryWrite(t *testing.T) {
 		if n != 0 {
 			t.Errorf("TryWrite after the peer's Close = %d", n)
 		}
-		wantErr(t, "TryWrite after the peer's Close", err, "write EPIPE")
+		shmtest.WantErr(t, "TryWrite after the peer's Close", err, "write EPIPE")
 		a.Close()
 		_, err = a.TryWrite([]byte("x"))
-		wantErr(t, "TryWrite after Close", err, "write closed")
+		shmtest.WantErr(t, "TryWrite after Close", err, "write closed")
 
-		a, _ = s.shmPair(t)
+		a, _ = s.ShmPair(t)
 		a.CloseWrite()
 		_, err = a.TryWrite([]byte("x"))
-		wantErr(t, "TryWrite after CloseWrite", err, "write EPIPE")
+		shmtest.WantErr(t, "TryWrite after CloseWrite", err, "write EPIPE")
 	})
 }
 
 func TestBufferedAvailable(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		a, b := s.shmPair(t)
-		size := s.ringSize()
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		a, b := s.ShmPair(t)
+		size := s.RingSize()
 		check := func(when string, available, buffered int) {
 			t.Helper()
 			if got := a.Available(); got < available-size/4 || got > available {
@@ -1200,12 +1173,12 @@ func TestBufferedAvailable(t *testing.T) {
 }
 
 func TestWriteBuffers(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		size := s.ringSize()
-		r := seeded(t)
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		size := s.RingSize()
+		r := shmtest.Seeded(t)
 		for _, n := range []int{0, 1, 100, size - 1, size, size + 1, 3*size + 7} {
-			a, b := s.shmPair(t)
-			want := pattern(0, n)
+			a, b := s.ShmPair(t)
+			want := shmtest.Pattern(0, n)
 			bufs := net.Buffers{nil, {}}
 			for rest := want; len(rest) > 0; {
 				k := min(len(rest), 1+r.IntN(1+n/5))
@@ -1229,15 +1202,15 @@ func TestWriteBuffers(t *testing.T) {
 		}
 
 		// With a deadline, what was not written is left in the buffers.
-		a, b := s.shmPair(t)
+		a, b := s.ShmPair(t)
 		total := 3*size + 5
-		bufs := net.Buffers{pattern(0, size-3), pattern(size-3, size), pattern(2*size-3, size+8)}
+		bufs := net.Buffers{shmtest.Pattern(0, size-3), shmtest.Pattern(size-3, size), shmtest.Pattern(2*size-3, size+8)}
 		var n int64
 		var err error
-		done := blocked(a, func() { n, err = a.WriteBuffers(&bufs) })
+		done := shmtest.Blocked(a, func() { n, err = a.WriteBuffers(&bufs) })
 		a.SetWriteDeadline(time.Now().Add(5 * time.Millisecond))
 		<-done
-		wantErr(t, "WriteBuffers", err, "write timeout")
+		shmtest.WantErr(t, "WriteBuffers", err, "write timeout")
 		if n <= 0 || n >= int64(total) {
 			t.Errorf("WriteBuffers = %d, want some of %d", n, total)
 		}
@@ -1245,78 +1218,33 @@ func TestWriteBuffers(t *testing.T) {
 		if len(left) != total-int(n) {
 			t.Errorf("WriteBuffers wrote %d of %d and left %d", n, total, len(left))
 		}
-		checkPattern(t, left, int(n))
+		shmtest.CheckPattern(t, left, int(n))
 		a.Close()
 		got, err := io.ReadAll(b)
 		if len(got) != int(n) || err != nil {
 			t.Errorf("WriteBuffers = %d, but read were %d, %v", n, len(got), err)
 		}
-		checkPattern(t, got, 0)
+		shmtest.CheckPattern(t, got, 0)
 
-		a, b = s.shmPair(t)
+		a, b = s.ShmPair(t)
 		b.Close()
 		bufs = net.Buffers{[]byte("left"), []byte("over")}
 		n, err = a.WriteBuffers(&bufs)
-		wantErr(t, "WriteBuffers after the peer's Close", err, "write EPIPE")
+		shmtest.WantErr(t, "WriteBuffers after the peer's Close", err, "write EPIPE")
 		if n != 0 || len(bufs) != 2 || string(slices.Concat(bufs...)) != "leftover" {
 			t.Errorf("WriteBuffers after the peer's Close = %d, and left %q", n, bufs)
 		}
 		a.Close()
 		_, err = a.WriteBuffers(&bufs)
-		wantErr(t, "WriteBuffers after Close", err, "write closed")
-	})
-}
-
-// TestPeekAgainstWrite has a reader that waits for more than there is, in Peek or by
-// asking Buffered, while a writer waits for room: neither may wait for the other.
-func TestPeekAgainstWrite(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		size := s.ringSize()
-		for _, r := range []int{8, size/4 - 1, size / 4, size/4 + 1, size/2 - 1} {
-			for _, n := range []int{r + 1, size/2 - 1, size / 2} {
-				for _, w := range []int{n - r, size / 2, size/4*3 - 1, size / 4 * 3, size, 2 * size} {
-					for _, owed := range []int{0, size/4 - 1} {
-						if n <= r || w < n-r {
-							continue
-						}
-						a, b := s.shmPair(t)
-						a.Write(pattern(0, owed))
-						io.ReadFull(b, make([]byte, owed))
-						a.Write(pattern(0, r))
-						written := make(chan error, 1)
-						go func() {
-							_, err := a.Write(pattern(r, w))
-							written <- err
-						}()
-						if owed > 0 {
-							for b.Buffered() < n {
-								runtime.Gosched()
-							}
-						}
-						got, err := b.Peek(n)
-						if err != nil || !bytes.Equal(got, pattern(0, n)) {
-							t.Fatalf("ring %d, owed %d, unread %d, Write(%d): Peek(%d) = %d bytes, %v", size, owed, r, w, n, len(got), err)
-						}
-						if _, err := b.Discard(r + w); err != nil {
-							t.Fatal(err)
-						}
-						if err := <-written; err != nil {
-							t.Fatal(err)
-						}
-						a.Close()
-						b.Close()
-					}
-				}
-			}
-		}
+		shmtest.WantErr(t, "WriteBuffers after Close", err, "write closed")
 	})
 }
 
 // TestOnePublish checks that what fits into the ring is there as a whole or not at
 // all, for a reader that looks all the time.
 func TestOnePublish(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		n := min(s.ringSize()/2, 48<<10) // as Write's comment says
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		n := min(s.RingSize()/2, 48<<10) // as Write's comment says
 		for _, w := range []struct {
 			name  string
 			n     int
@@ -1327,16 +1255,16 @@ func TestOnePublish(t *testing.T) {
 				_, err := c.WriteBuffers(&net.Buffers{b[:1], b[1:500], nil, b[500 : len(b)-1], b[len(b)-1:]})
 				return err
 			}},
-			{"Commit", s.ringSize() / 2, func(c *shmconn.Conn, b []byte) error {
+			{"Commit", s.RingSize() / 2, func(c *shmconn.Conn, b []byte) error {
 				p, err := c.Reserve(len(b))
 				copy(p, b)
 				return errors.Join(err, c.Commit(len(p)))
 			}},
 		} {
-			t.Run(fmt.Sprintf("%s/len=%d,cap=%d", w.name, w.n, s.ringSize()), func(t *testing.T) {
-				a, b := s.shmPair(t)
-				msg := pattern(0, w.n)
-				buf := make([]byte, s.ringSize())
+			t.Run(fmt.Sprintf("%s/len=%d,cap=%d", w.name, w.n, s.RingSize()), func(t *testing.T) {
+				a, b := s.ShmPair(t)
+				msg := shmtest.Pattern(0, w.n)
+				buf := make([]byte, s.RingSize())
 				parts := 0
 				for range 500 {
 					go func() {
@@ -1363,1116 +1291,9 @@ func TestOnePublish(t *testing.T) {
 	})
 }
 
-// An onlyReader hides all methods but Read, and so on.
-type (
-	onlyReader struct{ io.Reader }
-	onlyWriter struct{ io.Writer }
-)
-
-// A scribbler uses all of the slice it is given as scratch space, and returns
-// little.
-type scribbler struct{ r io.Reader }
-
-func (s scribbler) Read(b []byte) (int, error) {
-	n, err := s.r.Read(b[:min(len(b), 333)])
-	for i := range b[n:] {
-		b[n+i] = 0xEE
-	}
-	return n, err
-}
-
-// A lastReader returns its last bytes together with io.EOF.
-type lastReader struct{ b []byte }
-
-func (r *lastReader) Read(b []byte) (int, error) {
-	n := copy(b, r.b)
-	r.b = r.b[n:]
-	if len(r.b) == 0 {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-// tcpPair returns the two ends of a TCP connection.
-func tcpPair(t testing.TB) (a, b *net.TCPConn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	x, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	y, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { x.Close(); y.Close() })
-	return x.(*net.TCPConn), y.(*net.TCPConn)
-}
-
-func pipePair(t testing.TB) (r, w *os.File) {
-	t.Helper()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { r.Close(); w.Close() })
-	return r, w
-}
-
-func tempFile(t testing.TB, b []byte) *os.File {
-	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	f.Write(b)
-	f.Seek(0, io.SeekStart)
-	return f
-}
-
-// fed returns r, into which w gets b in the background.
-func fed(w io.WriteCloser, r io.Reader, b []byte) io.Reader {
-	go func() { w.Write(b); w.Close() }()
-	return r
-}
-
-// sources are the kinds of Reader for ReadFrom.
-var sources = []struct {
-	name string
-	make func(t testing.TB, b []byte) io.Reader
-}{
-	{"file", func(t testing.TB, b []byte) io.Reader { return tempFile(t, b) }},
-	{"file,limited", func(t testing.TB, b []byte) io.Reader {
-		return io.LimitReader(tempFile(t, append(bytes.Clone(b), "not this"...)), int64(len(b)))
-	}},
-	{"file,offset", func(t testing.TB, b []byte) io.Reader {
-		f := tempFile(t, append([]byte("not this"), b...))
-		f.Seek(8, io.SeekStart)
-		return f
-	}},
-	{"pipe", func(t testing.TB, b []byte) io.Reader { r, w := pipePair(t); return fed(w, r, b) }},
-	{"tcp", func(t testing.TB, b []byte) io.Reader { x, y := tcpPair(t); return fed(x, y, b) }},
-	{"unix", func(t testing.TB, b []byte) io.Reader { x, y := unixShape.pair(t); return fed(x, y, b) }},
-	{"shm", func(t testing.TB, b []byte) io.Reader { x, y := shape{Ring: 4096}.pair(t); return fed(x, y, b) }},
-	{"bytes.Reader", func(t testing.TB, b []byte) io.Reader { return bytes.NewReader(b) }},
-	{"io.Pipe", func(t testing.TB, b []byte) io.Reader { r, w := io.Pipe(); return fed(w, r, b) }},
-	{"scribbler", func(t testing.TB, b []byte) io.Reader { return scribbler{bytes.NewReader(b)} }},
-	{"data with EOF", func(t testing.TB, b []byte) io.Reader { return &lastReader{b} }},
-	{"onlyReader", func(t testing.TB, b []byte) io.Reader { return onlyReader{bytes.NewReader(b)} }},
-}
-
-func TestReadFrom(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		for _, src := range sources {
-			t.Run("from="+src.name, func(t *testing.T) {
-				for _, n := range []int{0, 1, 4095, 4096, 4097, s.ringSize() + 1, 1<<20 + 3} {
-					a, b := s.shmPair(t)
-					r := src.make(t, pattern(0, n))
-					a.Write([]byte("before"))
-					var m int64
-					var err error
-					done := make(chan bool)
-					go func() {
-						defer close(done)
-						m, err = a.ReadFrom(r)
-						a.Write([]byte("after"))
-						a.Close()
-					}()
-					got, rerr := io.ReadAll(b)
-					<-done
-					if m != int64(n) || err != nil {
-						t.Errorf("ReadFrom(%d) = %d, %v", n, m, err)
-					}
-					head, mid, tail := cutEnds(got, len("before"), len("after"))
-					if string(head) != "before" || string(tail) != "after" || len(mid) != n || rerr != nil {
-						t.Errorf("ReadFrom(%d): read %d between %q and %q, %v", n, len(mid), head, tail, rerr)
-					}
-					checkPattern(t, mid, 0)
-					b.Close()
-				}
-			})
-		}
-
-		t.Run("deadline", func(t *testing.T) {
-			for _, src := range sources[:1] {
-				a, b := s.shmPair(t)
-				r := src.make(t, pattern(0, 2*s.ringSize()))
-				var n int64
-				var err error
-				done := blocked(a, func() { n, err = a.ReadFrom(r) })
-				a.SetWriteDeadline(time.Now().Add(5 * time.Millisecond))
-				<-done
-				wantErr(t, "ReadFrom", err, "readfrom timeout")
-				if n <= 0 || n >= int64(2*s.ringSize()) {
-					t.Errorf("ReadFrom = %d", n)
-				}
-				if off, _ := r.(*os.File).Seek(0, io.SeekCurrent); off != n {
-					t.Errorf("ReadFrom = %d, and left the file's offset at %d", n, off)
-				}
-				a.Close()
-				got, err := io.ReadAll(b)
-				if int64(len(got)) != n || err != nil {
-					t.Errorf("ReadFrom = %d, but read were %d, %v", n, len(got), err)
-				}
-				checkPattern(t, got, 0)
-			}
-		})
-		t.Run("errors", func(t *testing.T) {
-			a, b := s.shmPair(t)
-			n, err := a.ReadFrom(io.MultiReader(strings.NewReader("hello"), errReader{errForeign}))
-			if n != 5 || !errors.Is(err, errForeign) {
-				t.Errorf("ReadFrom = %d, %v", n, err)
-			}
-			outcome(t, "shm", err)
-			if got := make([]byte, 8); true {
-				if n, _ := b.Read(got); string(got[:n]) != "hello" {
-					t.Errorf("Read = %q", got[:n])
-				}
-			}
-			for _, src := range sources {
-				a, b := s.shmPair(t)
-				b.Close()
-				n, err := a.ReadFrom(src.make(t, []byte("hello")))
-				if n != 0 {
-					t.Errorf("%s: ReadFrom after the peer's Close = %d", src.name, n)
-				}
-				wantErr(t, src.name+": ReadFrom after the peer's Close", err, "readfrom EPIPE")
-				a.Close()
-				_, err = a.ReadFrom(src.make(t, []byte("hello")))
-				wantErr(t, src.name+": ReadFrom after Close", err, "readfrom closed")
-			}
-		})
-	})
-}
-
-func cutEnds(b []byte, head, tail int) (h, m, t []byte) {
-	if len(b) < head+tail {
-		return b, nil, nil
-	}
-	return b[:head], b[head : len(b)-tail], b[len(b)-tail:]
-}
-
-// A sink is a Writer, and what it has got once it is closed.
-type sink struct {
-	w     io.Writer
-	close func()
-	got   func() []byte
-}
-
-// collected reads r in the background.
-func collected(w io.WriteCloser, r io.Reader) sink {
-	ch := make(chan []byte, 1)
-	go func() { b, _ := io.ReadAll(r); ch <- b }()
-	return sink{w, func() { w.Close() }, func() []byte { return <-ch }}
-}
-
-var sinks = []struct {
-	name string
-	make func(t testing.TB) sink
-}{
-	{"file", func(t testing.TB) sink {
-		f := tempFile(t, nil)
-		return sink{f, func() {}, func() []byte { b, _ := os.ReadFile(f.Name()); return b }}
-	}},
-	{"file,append", func(t testing.TB) sink {
-		f, err := os.OpenFile(filepath.Join(t.TempDir(), "file"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return sink{f, func() { f.Close() }, func() []byte { b, _ := os.ReadFile(f.Name()); return b }}
-	}},
-	{"pipe", func(t testing.TB) sink { r, w := pipePair(t); return collected(w, r) }},
-	{"tcp", func(t testing.TB) sink { x, y := tcpPair(t); return collected(x, y) }},
-	{"unix", func(t testing.TB) sink { x, y := unixShape.pair(t); return collected(x, y) }},
-	{"shm", func(t testing.TB) sink { x, y := shape{Ring: 4096}.pair(t); return collected(x, y) }},
-	{"bytes.Buffer", func(t testing.TB) sink { b := new(bytes.Buffer); return sink{b, func() {}, b.Bytes} }},
-	{"io.Pipe", func(t testing.TB) sink { r, w := io.Pipe(); return collected(w, r) }},
-	{"io.MultiWriter", func(t testing.TB) sink {
-		var x, y bytes.Buffer
-		return sink{io.MultiWriter(&x, &y), func() {}, func() []byte {
-			if !bytes.Equal(x.Bytes(), y.Bytes()) {
-				t.Error("a MultiWriter's two got different bytes")
-			}
-			return x.Bytes()
-		}}
-	}},
-	{"onlyWriter", func(t testing.TB) sink {
-		b := new(bytes.Buffer)
-		return sink{onlyWriter{b}, func() {}, b.Bytes}
-	}},
-}
-
-func TestWriteTo(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		for _, dst := range sinks {
-			t.Run("to="+dst.name, func(t *testing.T) {
-				for _, n := range []int{0, 1, 4095, 4096, 4097, s.ringSize() + 1, 1<<20 + 3} {
-					a, b := s.shmPair(t)
-					go func() {
-						for off := 0; off < n; off += 10_000 {
-							a.Write(pattern(off, min(10_000, n-off)))
-						}
-						a.Close()
-					}()
-					k := dst.make(t)
-					m, err := b.WriteTo(k.w)
-					if m != int64(n) || err != nil {
-						t.Errorf("WriteTo(%d) = %d, %v", n, m, err)
-					}
-					k.close()
-					got := k.got()
-					if len(got) != n {
-						t.Errorf("WriteTo(%d): written were %d", n, len(got))
-					}
-					checkPattern(t, got, 0)
-					b.Close()
-				}
-			})
-		}
-
-		t.Run("deadline", func(t *testing.T) {
-			for _, dst := range sinks {
-				a, b := s.shmPair(t)
-				a.Write(pattern(0, 1000))
-				k := dst.make(t)
-				var n int64
-				var err error
-				done := blocked(b, func() { n, err = b.WriteTo(k.w) })
-				b.SetReadDeadline(time.Now().Add(5 * time.Millisecond))
-				<-done
-				wantErr(t, dst.name+": WriteTo", err, "writeto timeout")
-				k.close()
-				if got := k.got(); n != 1000 || len(got) != 1000 {
-					t.Errorf("%s: WriteTo = %d, and wrote %d, want 1000", dst.name, n, len(got))
-				}
-			}
-		})
-		t.Run("errors", func(t *testing.T) {
-			a, b := s.shmPair(t)
-			a.Write([]byte("hello"))
-			n, err := b.WriteTo(failingWriter{})
-			if n != 0 || !errors.Is(err, errForeign) {
-				t.Errorf("WriteTo = %d, %v", n, err)
-			}
-			outcome(t, "shm", err)
-			a.Write([]byte("hello"))
-			n, err = b.WriteTo(shortWriter{})
-			if !errors.Is(err, io.ErrShortWrite) {
-				t.Errorf("WriteTo = %d, %v", n, err)
-			}
-			// What the kernel did not take is still there.
-			f := tempFile(t, nil)
-			f.Close()
-			r, w := pipePair(t)
-			r.Close()
-			x, _ := tcpPair(t)
-			x.Close()
-			for _, dst := range []struct {
-				name string
-				w    io.Writer
-				err  error
-			}{
-				{"a closed file", f, os.ErrClosed},
-				{"a broken pipe", w, syscall.EPIPE},
-				{"a closed TCP connection", x, net.ErrClosed},
-			} {
-				a, b := s.shmPair(t)
-				a.Write([]byte("hello"))
-				n, err := b.WriteTo(dst.w)
-				if n != 0 || !errors.Is(err, dst.err) {
-					t.Errorf("WriteTo %s = %d, %v", dst.name, n, err)
-				}
-				got := make([]byte, 8)
-				if n, err := b.TryRead(got); string(got[:n]) != "hello" {
-					t.Errorf("after WriteTo %s failed, read %q, %v", dst.name, got[:n], err)
-				}
-			}
-			for _, dst := range sinks {
-				_, b := s.shmPair(t)
-				b.Close()
-				k := dst.make(t)
-				_, err := b.WriteTo(k.w)
-				wantErr(t, dst.name+": WriteTo after Close", err, "writeto closed")
-				k.close()
-				k.got()
-			}
-		})
-	})
-}
-
-// TestSlowCopy checks that a Read or Write beside an io.Copy whose other side
-// blocks goes on and keeps its deadline.
-func TestSlowCopy(t *testing.T) {
-	blockedPipe := func(t *testing.T) (f *os.File, free func()) {
-		r, w := pipePair(t)
-		for w.SetWriteDeadline(time.Now().Add(time.Millisecond)); ; {
-			if _, err := w.Write(make([]byte, 1<<16)); err != nil {
-				break
-			}
-		}
-		w.SetWriteDeadline(none)
-		return w, func() { r.Close() }
-	}
-	onShapes(t, small, func(t *testing.T, s shape) {
-		t.Run("ReadFrom", func(t *testing.T) {
-			a, b := s.shmPair(t)
-			src := newSlowReader("slow")
-			done := make(chan bool)
-			go func() {
-				defer close(done)
-				if n, err := a.ReadFrom(src); n != 4 || err != nil {
-					t.Errorf("ReadFrom = %d, %v", n, err)
-				}
-			}()
-			<-src.entered
-			buf := make([]byte, 8)
-			if n, err := a.Write([]byte("fast")); n != 4 || err != nil {
-				t.Errorf("Write = %d, %v", n, err)
-			}
-			if n, _ := b.Read(buf); string(buf[:n]) != "fast" {
-				t.Errorf("read %q", buf[:n])
-			}
-			for {
-				if n, err := a.TryWrite(make([]byte, 1<<16)); n == 0 {
-					if err != nil {
-						t.Error(err)
-					}
-					break
-				}
-			}
-			a.SetWriteDeadline(time.Now().Add(5 * time.Millisecond))
-			_, err := a.Write([]byte("x"))
-			wantErr(t, "Write", err, "write timeout")
-			a.SetWriteDeadline(none)
-			go io.Copy(io.Discard, b)
-			close(src.release)
-			<-done
-			a.Close()
-		})
-		t.Run("WriteTo", func(t *testing.T) {
-			a, b := s.shmPair(t)
-			dst := newSlowWriter(io.Discard)
-			done := make(chan bool)
-			go func() {
-				defer close(done)
-				if n, err := b.WriteTo(dst); n != 4 || err != nil {
-					t.Errorf("WriteTo = %d, %v", n, err)
-				}
-			}()
-			a.Write([]byte("slow"))
-			<-dst.entered
-			b.SetReadDeadline(time.Now().Add(5 * time.Millisecond))
-			buf := make([]byte, 8)
-			_, err := b.Read(buf)
-			wantErr(t, "Read", err, "read timeout")
-			b.SetReadDeadline(none)
-			a.Write([]byte("fast"))
-			if n, err := b.Read(buf); string(buf[:n]) != "fast" || err != nil {
-				t.Errorf("Read = %q, %v", buf[:n], err)
-			}
-			a.Close()
-			close(dst.release)
-			<-done
-		})
-		t.Run("WriteTo a pipe that is full", func(t *testing.T) {
-			a, b := s.shmPair(t)
-			w, free := blockedPipe(t)
-			done := make(chan bool)
-			go func() { defer close(done); b.WriteTo(w) }()
-			a.Write([]byte("x"))
-			// Whether WriteTo has the byte already or Read gets it: neither may wait
-			// beyond the deadline.
-			b.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-			n, err := b.Read(make([]byte, 1))
-			if n == 0 {
-				wantErr(t, "Read", err, "read timeout")
-			}
-			// Nor may Close wait.
-			if err := b.Close(); err != nil {
-				t.Error(err)
-			}
-			free()
-			<-done
-		})
-		t.Run("WriteTo a TCP connection that is full", func(t *testing.T) {
-			a, b := s.shmPair(t)
-			x, y := tcpPair(t)
-			for x.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)); ; {
-				if _, err := x.Write(make([]byte, 1<<20)); err != nil {
-					break
-				}
-			}
-			x.SetWriteDeadline(none)
-			done := make(chan bool)
-			go func() { defer close(done); b.WriteTo(x) }()
-			a.Write([]byte("x"))
-			b.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-			n, err := b.Read(make([]byte, 1))
-			if n == 0 {
-				wantErr(t, "Read", err, "read timeout")
-			}
-			if err := b.Close(); err != nil {
-				t.Error(err)
-			}
-			y.Close()
-			x.Close()
-			<-done
-		})
-	})
-}
-
-func TestPeekDiscard(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		size := s.ringSize()
-		a, b := s.shmPair(t)
-		a.Write([]byte("hello, world"))
-		for range 2 { // Peek takes nothing off
-			if got, err := b.Peek(5); string(got) != "hello" || err != nil {
-				t.Errorf("Peek(5) = %q, %v", got, err)
-			}
-		}
-		if n, err := b.Discard(7); n != 7 || err != nil {
-			t.Errorf("Discard(7) = %d, %v", n, err)
-		}
-		if got, err := b.Peek(0); len(got) != 0 || err != nil {
-			t.Errorf("Peek(0) = %q, %v", got, err)
-		}
-		if n, err := b.Discard(0); n != 0 || err != nil {
-			t.Errorf("Discard(0) = %d, %v", n, err)
-		}
-		if got := b.Buffered(); got != 5 {
-			t.Errorf("Buffered() = %d, want 5", got)
-		}
-		b.SetReadDeadline(time.Now().Add(5 * time.Millisecond))
-		got, err := b.Peek(6)
-		wantErr(t, "Peek(6) of 5 with a deadline", err, "read timeout")
-		if string(got) != "world" {
-			t.Errorf("Peek(6) of 5 with a deadline = %q", got)
-		}
-		got, err = b.Peek(2)
-		wantErr(t, "Peek(2) of 5 with a deadline passed", err, "read timeout")
-		if len(got) > 2 || !strings.HasPrefix("wo", string(got)) {
-			t.Errorf("Peek(2) of 5 with a deadline passed = %q", got)
-		}
-		n, err := b.Discard(6)
-		wantErr(t, "Discard(6) of 5 with a deadline", err, "read timeout")
-		if n != 0 && n != 5 {
-			t.Errorf("Discard(6) of 5 with a deadline = %d", n)
-		}
-		t.Logf("Discard(6) of 5, deadline passed = %d", n)
-		b.SetReadDeadline(none)
-		b.Discard(b.Buffered())
-
-		// Out of range.
-		for _, n := range []int{-1, math.MinInt, size/2 + 1, size, math.MaxInt} {
-			if got, err := b.Peek(n); len(got) != 0 || err == nil {
-				t.Errorf("Peek(%d) = %d bytes, %v, want an error", n, len(got), err)
-			} else {
-				outcome(t, "shm", err)
-			}
-		}
-		if n, err := b.Discard(-1); n != 0 || err == nil {
-			t.Errorf("Discard(-1) = %d, %v, want an error", n, err)
-		} else {
-			outcome(t, "shm", err)
-		}
-
-		// They wait; half the ring is not too much; Discard of more is neither.
-		go a.Write(pattern(0, size/2))
-		got, err = b.Peek(size / 2)
-		if len(got) != size/2 || err != nil {
-			t.Errorf("Peek(%d) = %d bytes, %v", size/2, len(got), err)
-		}
-		checkPattern(t, got, 0)
-		b.Discard(size / 2)
-		go a.Write(append(make([]byte, 3*size), "tail"...))
-		if n, err := b.Discard(3 * size); n != 3*size || err != nil {
-			t.Errorf("Discard(%d) = %d, %v", 3*size, n, err)
-		}
-		if got, err := b.Peek(4); string(got) != "tail" || err != nil {
-			t.Errorf("Peek(4) = %q, %v", got, err)
-		}
-
-		// The end.
-		a.Close()
-		got, err = b.Peek(5)
-		if string(got) != "tail" || err != io.EOF {
-			t.Errorf("Peek(5) of 4 at the end = %q, %v", got, err)
-		}
-		if got, err := b.Peek(4); string(got) != "tail" || err != nil {
-			t.Errorf("Peek(4) of 4 at the end = %q, %v", got, err)
-		}
-		if n, err := b.Discard(5); n != 4 || err != io.EOF {
-			t.Errorf("Discard(5) of 4 at the end = %d, %v", n, err)
-		}
-		if got, err := b.Peek(1); len(got) != 0 || err != io.EOF {
-			t.Errorf("Peek(1) after the end = %q, %v", got, err)
-		}
-		b.Close()
-		_, err = b.Peek(1)
-		wantErr(t, "Peek after Close", err, "read closed")
-		_, err = b.Discard(1)
-		wantErr(t, "Discard after Close", err, "read closed")
-	})
-}
-
-// TestSpansAreContiguous moves spans over the end of the ring.
-func TestSpansAreContiguous(t *testing.T) {
-	for _, n := range []int{1, 7, 1000, 1023, 2047, 2048} {
-		t.Run(fmt.Sprintf("len=%d,cap=4096", n), func(t *testing.T) {
-			a, b := shape{Ring: 4096}.shmPair(t)
-			for off := 0; off < 5*4096; off += n {
-				w, err := a.Reserve(n)
-				if len(w) != n || err != nil {
-					t.Fatalf("Reserve(%d) = %d bytes, %v", n, len(w), err)
-				}
-				copy(w, pattern(off, n))
-				if b.Buffered() != 0 {
-					t.Fatal("bytes are there before Commit")
-				}
-				if err := a.Commit(n); err != nil {
-					t.Fatal(err)
-				}
-				r, err := b.Peek(n)
-				if len(r) != n || err != nil {
-					t.Fatalf("Peek(%d) = %d bytes, %v", n, len(r), err)
-				}
-				if i := firstDiff(r, off); i >= 0 {
-					t.Fatalf("byte %d differs", off+i)
-				}
-				if m, err := b.Discard(n); m != n || err != nil {
-					t.Fatalf("Discard(%d) = %d, %v", n, m, err)
-				}
-			}
-		})
-	}
-}
-
-func TestReserveCommit(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		size := s.ringSize()
-		a, b := s.shmPair(t)
-		bad := func(what string, err error) {
-			t.Helper()
-			if err == nil {
-				t.Errorf("%s succeeded, want an error", what)
-				return
-			}
-			outcome(t, "shm", err)
-			if b.Buffered() != 0 {
-				t.Errorf("%s published %d bytes", what, b.Buffered())
-				b.Discard(b.Buffered())
-			}
-		}
-		read := func(want string) {
-			t.Helper()
-			got := make([]byte, 64)
-			if n, err := b.TryRead(got); string(got[:n]) != want || err != nil {
-				t.Errorf("read %q, %v, want %q", got[:n], err, want)
-			}
-		}
-		bad("Commit(1) of nothing", a.Commit(1))
-		for _, n := range []int{-1, math.MinInt, size/2 + 1, size, math.MaxInt} {
-			_, err := a.Reserve(n)
-			bad(fmt.Sprintf("Reserve(%d)", n), err)
-			bad("Commit(1) after it", a.Commit(1))
-		}
-		reserve := func(str string) {
-			t.Helper()
-			w, err := a.Reserve(len(str))
-			if len(w) != len(str) || err != nil {
-				t.Fatalf("Reserve(%d) = %d bytes, %v", len(str), len(w), err)
-			}
-			copy(w, str)
-		}
-		reserve("hello")
-		if err := a.Commit(5); err != nil {
-			t.Error(err)
-		}
-		read("hello")
-		bad("a second Commit", a.Commit(1))
-		reserve("hello")
-		if err := a.Commit(3); err != nil {
-			t.Error(err)
-		}
-		read("hel")
-		bad("Commit of the rest", a.Commit(2))
-		reserve("hello")
-		bad("Commit of more than reserved", a.Commit(6))
-		reserve("hello")
-		bad("Commit(-1)", a.Commit(-1))
-		reserve("hello")
-		reserve("HEY") // takes the place of the first
-		bad("Commit of more than reserved", a.Commit(5))
-		reserve("hello")
-		if n, err := a.Write([]byte("written")); n != 7 || err != nil {
-			t.Errorf("Write = %d, %v", n, err)
-		}
-		read("written")
-		bad("Commit after Write", a.Commit(5))
-
-		// It waits for room.
-		w, err := a.Reserve(size / 2)
-		if len(w) != size/2 || err != nil {
-			t.Errorf("Reserve(%d) = %d bytes, %v", size/2, len(w), err)
-		}
-		a.Write(make([]byte, size/2+1))
-		a.TryWrite(make([]byte, size/4))
-		a.SetWriteDeadline(time.Now().Add(5 * time.Millisecond))
-		_, err = a.Reserve(size / 2)
-		wantErr(t, "Reserve without room", err, "write timeout")
-		a.SetWriteDeadline(none)
-		done := blocked(a, func() {
-			if w, err := a.Reserve(size / 2); len(w) != size/2 || err != nil {
-				t.Errorf("Reserve(%d) = %d bytes, %v", size/2, len(w), err)
-			}
-		})
-		b.Discard(b.Buffered())
-		<-done
-
-		// The ends.
-		b.Close()
-		_, err = a.Reserve(1)
-		wantErr(t, "Reserve after the peer's Close", err, "write EPIPE")
-		a.Close()
-		_, err = a.Reserve(1)
-		wantErr(t, "Reserve after Close", err, "write closed")
-		wantErr(t, "Commit after Close", a.Commit(1), "write closed")
-	})
-}
-
-// TestSpansAfterClose touches spans of connections that were closed.
-func TestSpansAfterClose(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		for _, end := range []string{"own", "both", "own first"} {
-			a, b := s.shmPair(t)
-			a.Write([]byte("hello"))
-			r, err := b.Peek(5)
-			if err != nil {
-				t.Fatal(err)
-			}
-			w, err := b.Reserve(s.ringSize() / 2)
-			if err != nil {
-				t.Fatal(err)
-			}
-			switch end {
-			case "own":
-				b.Close()
-			case "both":
-				a.Close()
-				b.Close()
-			case "own first":
-				b.Close()
-				a.Close()
-			}
-			runtime.GC()
-			for i := range w {
-				w[i] = r[i%len(r)]
-			}
-			// The addresses are not given to another connection while the span is out.
-			c, d := s.shmPair(t)
-			for i := range w {
-				w[i] = 0xEE
-			}
-			c.Write([]byte("other"))
-			got := make([]byte, 5)
-			if io.ReadFull(d, got); string(got) != "other" {
-				t.Errorf("%s: another connection reads %q", end, got)
-			}
-			runtime.KeepAlive(b)
-		}
-	})
-}
-
-func TestGuard(t *testing.T) {
-	a, _ := shape{}.shmPair(t)
-	ran := false
-	if err := a.Guard(func() { ran = true }); err != nil || !ran {
-		t.Errorf("Guard = %v, ran %t", err, ran)
-	}
-	if err := a.Guard(func() { a.Guard(func() { ran = false }) }); err != nil || ran {
-		t.Errorf("Guard in Guard = %v, ran %t", err, !ran)
-	}
-	panics := func(name string, f func()) (v any) {
-		defer func() {
-			v = recover()
-			if v == nil {
-				t.Errorf("%s: no panic", name)
-			}
-		}()
-		err := a.Guard(f)
-		t.Errorf("%s: Guard returned %v", name, err)
-		return nil
-	}
-	if v := panics("own", func() { panic(errForeign) }); v != errForeign {
-		t.Errorf("panic is %v", v)
-	}
-	var nilMap map[int]int
-	panics("map", func() { nilMap[1] = 1 })
-	var p *[8]byte
-	panics("nil", func() { p[3]++ })
-	if v, ok := panics("index", func() { _ = make([]int, 1)[len(os.Args)+5] }).(runtime.Error); !ok {
-		t.Errorf("panic is %v", v)
-	}
-	// Goexit, as of t.FailNow, goes through too.
-	done := make(chan bool)
-	go func() {
-		defer close(done)
-		a.Guard(runtime.Goexit)
-		t.Error("Guard returned after Goexit")
-	}()
-	<-done
-	// None of it has done the connection harm.
-	if err := a.Guard(func() {}); err != nil {
-		t.Error(err)
-	}
-	if _, err := a.Write([]byte("x")); err != nil {
-		t.Error(err)
-	}
-	a.Close()
-	if err := a.Guard(func() {}); err != nil {
-		wantErr(t, "Guard after Close", err, "guard closed")
-	}
-}
-
-// segmentPair returns a connection and its segment's file, which an end, as
-// everybody who was given the segment, can open again and write to or truncate.
-func segmentPair(t testing.TB, s shape) (a, b *shmconn.Conn, seg *os.File) {
-	t.Helper()
-	name := newName()
-	l := s.mustListen(t, name)
-	defer l.Close()
-	x := s.mustDial(t, name)
-	y := mustAccept(t, l)
-	// Its name is gone, but /proc has the descriptors, and for root the mappings.
-	for _, dir := range []string{"/proc/self/fd/", "/proc/self/map_files/"} {
-		for _, link := range listDir(dir) {
-			target, _ := os.Readlink(dir + link)
-			if !strings.HasPrefix(target, s.path("shmconn."+name+"@")) || strings.HasSuffix(target, "@sock") {
-				continue
-			}
-			seg, err := os.OpenFile(dir+link, os.O_RDWR, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { seg.Close() })
-			return x.(*shmconn.Conn), y.(*shmconn.Conn), seg
-		}
-	}
-	t.Fatal("no way to the segment")
-	return nil, nil, nil
-}
-
-// TestTruncated truncates the segment under both ends. Each call is the first
-// that finds out.
-func TestTruncated(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		call func(a *shmconn.Conn, span []byte) error
-	}{
-		{"Read", func(a *shmconn.Conn, _ []byte) error { _, err := a.Read(make([]byte, 8)); return err }},
-		{"Write", func(a *shmconn.Conn, _ []byte) error { _, err := a.Write(make([]byte, 8)); return err }},
-		{"TryRead", func(a *shmconn.Conn, _ []byte) error { _, err := a.TryRead(make([]byte, 8)); return err }},
-		{"TryWrite", func(a *shmconn.Conn, _ []byte) error { _, err := a.TryWrite(make([]byte, 8)); return err }},
-		{"WriteBuffers", func(a *shmconn.Conn, _ []byte) error {
-			_, err := a.WriteBuffers(&net.Buffers{make([]byte, 8)})
-			return err
-		}},
-		{"Peek and look", func(a *shmconn.Conn, _ []byte) error {
-			p, err := a.Peek(8)
-			if err == nil {
-				err = a.Guard(func() { _ = string(p) })
-			}
-			return err
-		}},
-		{"Reserve and fill", func(a *shmconn.Conn, _ []byte) error {
-			p, err := a.Reserve(8)
-			if err == nil {
-				err = a.Guard(func() { clear(p) })
-			}
-			return err
-		}},
-		{"Guard", func(a *shmconn.Conn, span []byte) error { return a.Guard(func() { _ = string(span) }) }},
-		{"ReadFrom", func(a *shmconn.Conn, _ []byte) error {
-			_, err := a.ReadFrom(strings.NewReader("hello"))
-			return err
-		}},
-		{"ReadFrom file", func(a *shmconn.Conn, _ []byte) error {
-			f, err := os.Open("/proc/self/exe")
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			_, err = a.ReadFrom(f)
-			return err
-		}},
-		{"WriteTo", func(a *shmconn.Conn, _ []byte) error { _, err := a.WriteTo(io.Discard); return err }},
-		{"WriteTo pipe", func(a *shmconn.Conn, _ []byte) error {
-			r, w, err := os.Pipe()
-			if err != nil {
-				return err
-			}
-			defer r.Close()
-			defer w.Close()
-			_, err = a.WriteTo(w)
-			return err
-		}},
-	} {
-		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
-			for _, size := range []int64{0, 4096} { // all, and the rings alone
-				for _, s := range []shape{{}, {Swap: true}} {
-					a, b, seg := segmentPair(t, s)
-					if s.Swap {
-						a, b = b, a
-					}
-					b.Write(pattern(0, 1000))
-					span, err := a.Peek(8)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if err := seg.Truncate(size); err != nil {
-						t.Fatal(err)
-					}
-					err = tt.call(a, span)
-					if _, ok := errors.AsType[*shmconn.CorruptError](err); !ok {
-						t.Errorf("size=%d: got %v, want a CorruptError", size, err)
-						continue
-					}
-					outcome(t, "shm", err)
-					_, err2 := a.Read(make([]byte, 8))
-					if _, ok := errors.AsType[*shmconn.CorruptError](err2); !ok {
-						t.Errorf("size=%d: and then Read: %v, want a CorruptError", size, err2)
-					}
-					_, err2 = a.Write(make([]byte, 8))
-					if _, ok := errors.AsType[*shmconn.CorruptError](err2); !ok {
-						t.Errorf("size=%d: and then Write: %v, want a CorruptError", size, err2)
-					}
-					if a.Buffered() != 0 || a.Available() != 0 {
-						t.Errorf("size=%d: Buffered() = %d, Available() = %d", size, a.Buffered(), a.Available())
-					}
-					if err := a.Close(); err != nil {
-						t.Errorf("size=%d: Close: %v", size, err)
-					}
-					b.Close() // which may find out itself
-				}
-			}
-		})
-	}
-}
-
-// TestTruncatedStats asks for what never waits nor fails, of a damaged connection.
-func TestTruncatedStats(t *testing.T) {
-	a, b, seg := segmentPair(t, shape{})
-	b.Write(pattern(0, 1000))
-	io.ReadFull(a, make([]byte, 10))
-	if err := seg.Truncate(0); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 { // before it was found out, and after
-		if a.Buffered() != 0 || a.Available() != 0 {
-			t.Errorf("Buffered() = %d, Available() = %d", a.Buffered(), a.Available())
-		}
-		if st := a.Stats(); st.BytesRead != 10 {
-			t.Errorf("Stats() = %+v", st)
-		}
-		a.Read(make([]byte, 8))
-		a.Write(make([]byte, 8))
-	}
-}
-
-// TestTruncatedWhileBlocked truncates the segment under calls that wait: they
-// return when they look again, at their deadline at the latest.
-func TestTruncatedWhileBlocked(t *testing.T) {
-	for _, poll := range []time.Duration{0, pollAlways, pollNever} {
-		t.Run("poll="+pollName(poll), func(t *testing.T) {
-			if poll != pollNever {
-				skipRaced(t)
-			}
-			a, b, seg := segmentPair(t, shape{Ring: 4096}.poll(poll))
-			var rerr, werr error
-			r := blocked(a, func() { _, rerr = a.Read(make([]byte, 8)) })
-			w := blocked(a, func() { _, werr = a.Write(make([]byte, 1<<20)) })
-			a.SetDeadline(time.Now().Add(20 * time.Millisecond))
-			if err := seg.Truncate(0); err != nil {
-				t.Fatal(err)
-			}
-			<-r
-			<-w
-			for _, err := range []error{rerr, werr} {
-				if _, ok := errors.AsType[*shmconn.CorruptError](err); !ok && !errors.Is(err, os.ErrDeadlineExceeded) {
-					t.Errorf("got %v, want a CorruptError or a timeout", err)
-				}
-			}
-			a.Close()
-			b.Close()
-		})
-	}
-}
-
-// TestScribbled overwrites words of the header while both ends are in use:
-// calls may fail and the stream may be garbage, but nothing crashes, hangs, or
-// counts more than it was given.
-func TestScribbled(t *testing.T) {
-	rounds := 200
-	if *long {
-		rounds = 5000
-	}
-	for _, poll := range []time.Duration{0, pollAlways, pollNever} {
-		t.Run("poll="+pollName(poll), func(t *testing.T) {
-			r := seeded(t)
-			corrupt := 0
-			for range rounds {
-				a, b, seg := segmentPair(t, shape{Ring: 4096}.poll(poll))
-				a.SetDeadline(time.Now().Add(3 * time.Millisecond))
-				b.SetDeadline(time.Now().Add(3 * time.Millisecond))
-				a.Write(make([]byte, r.IntN(4096)))
-				b.Write(make([]byte, r.IntN(4096)))
-				var wg sync.WaitGroup
-				check := func(what string, n, most int, err error) {
-					if n < 0 || n > most {
-						t.Errorf("%s of %d = %d, %v", what, most, n, err)
-					}
-					if err != nil {
-						outcome(t, "shm", err)
-					}
-				}
-				var found atomic.Int64
-				use := func(c *shmconn.Conn, seed uint64) {
-					r := rand.New(rand.NewPCG(seed, 0))
-					for range 20 {
-						k := 1 + r.IntN(2048)
-						var err error
-						var n int
-						switch r.IntN(6) {
-						case 0, 1:
-							n, err = c.Read(make([]byte, k))
-							check("Read", n, k, err)
-						case 2, 3:
-							n, err = c.Write(make([]byte, k))
-							check("Write", n, k, err)
-						case 4:
-							var p []byte
-							p, err = c.Peek(k)
-							check("Peek", len(p), k, err)
-							for i := range p {
-								p[i]++
-							}
-							c.Discard(len(p))
-						case 5:
-							var p []byte
-							if p, err = c.Reserve(k); err == nil {
-								check("Reserve", len(p), k, err)
-								clear(p)
-								c.Commit(len(p))
-							}
-						}
-						if n := c.Buffered(); n < 0 || n > 4096 {
-							t.Errorf("Buffered() = %d", n)
-						}
-						if n := c.Available(); n < 0 || n > 4096 {
-							t.Errorf("Available() = %d", n)
-						}
-						if _, ok := errors.AsType[*shmconn.CorruptError](err); ok {
-							found.Add(1)
-							return
-						}
-					}
-				}
-				seed := r.Uint64()
-				wg.Go(func() { use(a, seed) })
-				wg.Go(func() { use(b, seed+1) })
-				for range 8 {
-					var word [8]byte
-					v := r.Uint64()
-					switch r.IntN(3) {
-					case 0:
-						v >>= r.IntN(64)
-					case 1:
-						v = -(v >> r.IntN(64))
-					}
-					binary.NativeEndian.PutUint64(word[:], v)
-					at := r.IntN(4096 / 8)
-					if r.IntN(2) == 0 {
-						at &^= 7 // words with a line of their own are at its beginning
-					}
-					if _, err := seg.WriteAt(word[:], int64(at*8)); err != nil {
-						t.Error(err)
-					}
-				}
-				wg.Wait()
-				if found.Load() > 0 {
-					corrupt++
-				}
-				a.Close()
-				b.Close()
-				seg.Close()
-			}
-			t.Logf("%d of %d rounds found out", corrupt, rounds)
-			if corrupt == 0 {
-				t.Error("no round had a CorruptError: the scribbling misses")
-			}
-		})
-	}
-}
-
-func TestStats(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		a, b := s.shmPair(t)
-		if got, want := a.Stats(), (shmconn.Stats{RingSize: s.ringSize()}); got != want {
-			t.Errorf("Stats() of a new connection = %+v, want %+v", got, want)
-		}
-		a.Write(make([]byte, 100))
-		a.WriteBuffers(&net.Buffers{make([]byte, 10), make([]byte, 20)})
-		a.Reserve(10)
-		a.Commit(7)
-		io.ReadFull(b, make([]byte, 30))
-		b.Peek(10)
-		b.Discard(12)
-		if st := a.Stats(); st.BytesWritten != 137 || st.BytesRead != 0 {
-			t.Errorf("Stats() of the writer = %+v", st)
-		}
-		if st := b.Stats(); st.BytesRead != 42 || st.BytesWritten != 0 {
-			t.Errorf("Stats() of the reader = %+v", st)
-		}
-		io.ReadFull(b, make([]byte, b.Buffered()))
-
-		done := blocked(b, func() { b.Read(make([]byte, 1)) })
-		if s.DialPoll == pollAlways {
-			a.Write([]byte("x"))
-			<-done
-			if st := b.Stats(); st.Parks != 0 {
-				t.Errorf("BusyPoll < 0 has parked: %+v", st)
-			}
-			if st := a.Stats(); st.Rings != 0 {
-				t.Errorf("BusyPoll < 0 was rung for: %+v", st)
-			}
-		} else {
-			eventually(func() bool { return b.Stats().Parks > 0 })
-			eventually(func() bool { a.Write([]byte("x")); return a.Stats().Rings > 0 })
-			<-done
-		}
-		if st := b.Stats(); st.Waits == 0 {
-			t.Errorf("Stats() after a wait = %+v", st)
-		}
-		a.Close()
-		b.Close()
-		if st := a.Stats(); st.RingSize != s.ringSize() || st.BytesWritten < 138 {
-			t.Errorf("Stats() after Close = %+v", st)
-		}
-		if st := b.Stats(); st.BytesRead < 138 {
-			t.Errorf("Stats() after Close = %+v", st)
-		}
-	})
-}
-
 func TestPeerCred(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		a, b := s.shmPair(t)
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		a, b := s.ShmPair(t)
 		for _, c := range []*shmconn.Conn{a, b} {
 			pid, uid, gid := c.PeerCred()
 			if pid != os.Getpid() || int(uid) != os.Getuid() || int(gid) != os.Getgid() {
@@ -2483,11 +1304,11 @@ func TestPeerCred(t *testing.T) {
 }
 
 func TestAllocs(t *testing.T) {
-	if raceEnabled {
+	if shmtest.RaceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	onShapes(t, small, func(t *testing.T, s shape) {
-		a, b := s.shmPair(t)
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		a, b := s.ShmPair(t)
 		buf := make([]byte, 1000)
 		zero := func(name string, f func()) {
 			t.Helper()
@@ -2502,6 +1323,11 @@ func TestAllocs(t *testing.T) {
 			a.Commit(100)
 			b.Peek(100)
 			b.Discard(100)
+		})
+		zero("TryWriteAll, PeekAtLeast", func() {
+			a.TryWriteAll(buf)
+			p, _ := b.PeekAtLeast(len(buf))
+			b.Discard(len(p))
 		})
 		zero("Buffered", func() { a.Buffered() })
 		zero("Available", func() { a.Available() })
@@ -2522,8 +1348,8 @@ func TestAllocs(t *testing.T) {
 
 // TestDropped drops one end without closing it: the collector does.
 func TestDropped(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		a, b, _, err := s.connect()
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		a, b, _, err := s.Connect()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -2531,7 +1357,7 @@ func TestDropped(t *testing.T) {
 		a.SetDeadline(time.Now().Add(time.Hour)) // a timer does not hold it
 		a = nil
 		var got []byte
-		done := blocked(b, func() { got, err = io.ReadAll(b) })
+		done := shmtest.Blocked(b, func() { got, err = io.ReadAll(b) })
 		for dropped := false; !dropped; {
 			runtime.GC()
 			select {
@@ -2548,7 +1374,7 @@ func TestDropped(t *testing.T) {
 }
 
 func TestAddr(t *testing.T) {
-	name := newName()
+	name := shmtest.NewName()
 	dir := t.TempDir()
 	for _, name := range []string{name, filepath.Join(dir, name)} {
 		l, err := shmconn.Listen(name)
@@ -2568,13 +1394,18 @@ func TestAddr(t *testing.T) {
 		defer b.Close()
 		check := func(closed string) {
 			t.Helper()
-			for _, addr := range []net.Addr{l.Addr(), a.LocalAddr(), a.RemoteAddr(), b.LocalAddr(), b.RemoteAddr()} {
+			for _, addr := range []net.Addr{l.Addr(), a.LocalAddr(), a.RemoteAddr(), b.LocalAddr()} {
 				if addr.Network() != "shm" || addr.String() != name {
 					t.Errorf("%s: address is %q %q, want %q %q", closed, addr.Network(), addr, "shm", name)
 				}
 				if addr != (shmconn.Addr{Name: name}) {
 					t.Errorf("%s: address is a %T, want an Addr", closed, addr)
 				}
+			}
+			dialer := shmconn.Addr{Name: name, PID: os.Getpid(), UID: uint32(os.Getuid()), Number: 1}
+			text := fmt.Sprintf("%s#1(pid=%d,uid=%d)", name, os.Getpid(), os.Getuid())
+			if addr := b.RemoteAddr(); addr != dialer || addr.Network() != "shm" || addr.String() != text {
+				t.Errorf("%s: the acceptor's RemoteAddr is %q %q, want %q %q", closed, addr.Network(), addr, "shm", text)
 			}
 		}
 		check("open")
@@ -2585,9 +1416,41 @@ func TestAddr(t *testing.T) {
 	}
 }
 
+// TestAddrOfPeers checks that a server can tell its clients apart.
+func TestAddrOfPeers(t *testing.T) {
+	l, err := shmconn.Listen(shmtest.NewName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	h := shmtest.StartHelper(t, "agent", shmtest.Shape{})
+	for i := 1; i <= 6; i++ {
+		pid := os.Getpid()
+		if i%2 == 0 {
+			pid = h.PID
+			h.Do("dial %s", l.Addr())
+		} else {
+			shmtest.Shape{}.MustDial(t, l.Addr().String())
+		}
+		c, err := l.AcceptConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		want := shmconn.Addr{Name: l.Addr().String(), PID: pid, UID: uint32(os.Getuid()), Number: uint64(i)}
+		if got := c.RemoteAddr(); got != want {
+			t.Errorf("RemoteAddr() of connection %d = %#v, want %#v", i, got, want)
+		}
+		c.SetReadDeadline(shmtest.Past)
+		if _, err := c.Read(make([]byte, 1)); !strings.Contains(fmt.Sprint(err), fmt.Sprintf("#%d(pid=%d,", i, pid)) {
+			t.Errorf("error of connection %d does not say which peer: %v", i, err)
+		}
+	}
+}
+
 func TestBufio(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		a, b := s.pair(t)
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		a, b := s.Pair(t)
 		const lines = 5000
 		go func() {
 			w := bufio.NewWriter(a)
@@ -2612,7 +1475,7 @@ func TestBufio(t *testing.T) {
 
 // serveHTTP serves echoes over l, and returns a client of it. The handler of /wait
 // says when it is called, and when its client is gone.
-func serveHTTP(t *testing.T, s shape, l net.Listener) (client *http.Client, waiting chan bool) {
+func serveHTTP(t *testing.T, s shmtest.Shape, l net.Listener) (client *http.Client, waiting chan bool) {
 	waiting = make(chan bool)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
@@ -2638,15 +1501,15 @@ func serveHTTP(t *testing.T, s shape, l net.Listener) (client *http.Client, wait
 }
 
 func TestHTTP(t *testing.T) {
-	onShapes(t, small, func(t *testing.T, s shape) {
-		name := newName()
-		client, waiting := serveHTTP(t, s, s.mustListen(t, name))
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		name := shmtest.NewName()
+		client, waiting := serveHTTP(t, s, s.MustListen(t, name))
 		for _, url := range []string{"http://" + name + "/echo", "http://" + name + ":80/echo"} {
 			var wg sync.WaitGroup
 			for i := range 8 {
 				wg.Go(func() {
 					for _, n := range []int{0, 1, 100_000 * (i % 2), 1 << 19} {
-						resp, err := client.Post(url, "application/octet-stream", onlyReader{bytes.NewReader(pattern(0, n))})
+						resp, err := client.Post(url, "application/octet-stream", shmtest.OnlyReader{Reader: bytes.NewReader(shmtest.Pattern(0, n))})
 						if err != nil {
 							t.Error(err)
 							return
@@ -2656,9 +1519,9 @@ func TestHTTP(t *testing.T) {
 						if len(got) != n || err != nil || resp.StatusCode != 200 {
 							t.Errorf("POST of %d: %d, %d bytes, %v", n, resp.StatusCode, len(got), err)
 						}
-						checkPattern(t, got, 0)
-						if got := resp.Header.Get("Remote"); got != name {
-							t.Errorf("RemoteAddr = %q, want %q", got, name)
+						shmtest.CheckPattern(t, got, 0)
+						if got := resp.Header.Get("Remote"); !strings.HasPrefix(got, name+"#") {
+							t.Errorf("RemoteAddr = %q, want that of a dialer of %q", got, name)
 						}
 					}
 				})
@@ -2684,8 +1547,8 @@ func TestHTTP(t *testing.T) {
 
 func TestTLS(t *testing.T) {
 	cert, pool := newCert(t)
-	onShapes(t, append([]shape{unixShape}, small...), func(t *testing.T, s shape) {
-		x, y := s.pair(t)
+	shmtest.OnShapes(t, append([]shmtest.Shape{shmtest.UnixShape}, shmtest.SmallShapes...), func(t *testing.T, s shmtest.Shape) {
+		x, y := s.Pair(t)
 		client := tls.Client(x, &tls.Config{RootCAs: pool, ServerName: "feed"})
 		server := tls.Server(y, &tls.Config{Certificates: []tls.Certificate{cert}})
 		const n = 1 << 20
@@ -2694,7 +1557,7 @@ func TestTLS(t *testing.T) {
 			server.CloseWrite()
 		}()
 		go func() {
-			if _, err := client.Write(pattern(0, n)); err != nil {
+			if _, err := client.Write(shmtest.Pattern(0, n)); err != nil {
 				t.Error(err)
 			}
 			if err := client.CloseWrite(); err != nil {
@@ -2705,7 +1568,7 @@ func TestTLS(t *testing.T) {
 		if len(got) != n || err != nil {
 			t.Errorf("read %d, %v", len(got), err)
 		}
-		checkPattern(t, got, 0)
+		shmtest.CheckPattern(t, got, 0)
 		client.Close()
 		server.Close()
 	})
@@ -2733,4 +1596,396 @@ func newCert(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	pool := x509.NewCertPool()
 	pool.AddCert(leaf)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
+}
+
+// TestClosedSeen closes an end while another goroutine is on its way out of a call on it. The peer
+// finds the end as soon as Close has returned, as it does with a Unix socket, whose Close
+// waits for the calls under way, too.
+func TestClosedSeen(t *testing.T) {
+	const rounds = 3000
+	for _, s := range []shmtest.Shape{{Ring: 4096, Anonymous: true}, shmtest.Shape{Ring: 4096, Anonymous: true}.Poll(shmtest.PollNever)} {
+		t.Run(s.String(), func(t *testing.T) {
+			for range rounds {
+				a, b := s.ShmPair(t)
+				echoed := make(chan struct{})
+				go func() {
+					defer close(echoed)
+					io.Copy(struct{ io.Writer }{b}, struct{ io.Reader }{b})
+				}()
+				if _, err := a.Write([]byte("x")); err != nil {
+					t.Fatal(err)
+				}
+				one := make([]byte, 1)
+				if _, err := a.Read(one); err != nil {
+					t.Fatal(err)
+				}
+				if err := b.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if n, err := a.TryRead(one); n != 0 || err != io.EOF {
+					t.Fatalf("%d, %v right after the other end was closed, want 0, %v", n, err, io.EOF)
+				}
+				if n, err := a.TryWrite(one); n != 0 || !errors.Is(err, syscall.EPIPE) {
+					t.Fatalf("%d, %v right after the other end was closed, want 0, %v", n, err, syscall.EPIPE)
+				}
+				<-echoed
+				a.Close()
+			}
+		})
+	}
+}
+
+// These tests use connections and listeners in bubbles of testing/synctest, out of
+// them, and both at a time. A socket does not care; a channel or a timer that was made
+// in a bubble ends the process when it is used outside.
+
+var bubbleShapes = []shmtest.Shape{shmtest.UnixShape, {}, shmtest.Shape{}.Poll(shmtest.PollNever), shmtest.Shape{}.Poll(shmtest.PollAlways)}
+
+// pingPong passes messages to and fro between goroutines on both ends.
+func pingPong(t *testing.T, a, b io.ReadWriter, rounds int) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		buf := make([]byte, 4)
+		for range rounds {
+			if _, err := io.ReadFull(b, buf); err != nil {
+				done <- err
+				return
+			}
+			b.Write(buf)
+		}
+		done <- nil
+	}()
+	buf := make([]byte, 4)
+	for i := range rounds {
+		a.Write([]byte{byte(i), 1, 2, 3})
+		if _, err := io.ReadFull(a, buf); err != nil || buf[0] != byte(i) {
+			t.Errorf("round %d: %v, %v", i, buf, err)
+			return
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestBubbleAndAfter makes a connection in a bubble, uses it there, in another bubble
+// and outside, with deadlines, many at a time, until Close outside.
+func TestBubbleAndAfter(t *testing.T) {
+	shmtest.OnShapes(t, bubbleShapes, func(t *testing.T, s shmtest.Shape) {
+		const conns = 8
+		var as, bs []shmtest.Conn
+		l := s.MustListen(t, shmtest.NewName())
+		steps := func() {
+			done := make(chan struct{}, conns)
+			for i := range conns {
+				go func() {
+					as[i].SetDeadline(time.Now().Add(time.Hour))
+					pingPong(t, as[i], bs[i], 50)
+					done <- struct{}{}
+				}()
+			}
+			for range conns {
+				<-done
+			}
+		}
+		shmtest.InBubble(t, func() {
+			for range conns {
+				a, err := s.Dial(shmtest.NameOf(l))
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := l.Accept()
+				if err != nil {
+					t.Fatal(err)
+				}
+				as, bs = append(as, a), append(bs, b.(shmtest.Conn))
+			}
+			steps()
+		})
+		steps()
+		shmtest.InBubble(t, steps)
+		for i := range conns {
+			as[i].Close()
+			if n, err := bs[i].Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("Read after the peer's Close = %d, %v", n, err)
+			}
+			bs[i].Close()
+		}
+	})
+}
+
+// TestBubbleMeets has one end in a bubble and the other outside, at the same time, and
+// several goroutines on one end, of which some are inside.
+func TestBubbleMeets(t *testing.T) {
+	shmtest.OnShapes(t, bubbleShapes, func(t *testing.T, s shmtest.Shape) {
+		a, b := s.Pair(t)
+		const writers, each, size = 4, 200, 16
+		got := make(chan int)
+		go func() {
+			n, _ := io.Copy(io.Discard, b)
+			got <- int(n)
+		}()
+		write := func(done chan<- struct{}) {
+			for range each {
+				if _, err := a.Write(make([]byte, size)); err != nil {
+					t.Error(err)
+				}
+			}
+			done <- struct{}{}
+		}
+		outside := make(chan struct{})
+		for range writers {
+			go write(outside)
+		}
+		shmtest.InBubble(t, func() {
+			inside := make(chan struct{})
+			for range writers {
+				go write(inside)
+			}
+			for range writers {
+				<-inside
+			}
+		})
+		for range writers {
+			<-outside
+		}
+		a.CloseWrite()
+		if n := <-got; n != 2*writers*each*size {
+			t.Errorf("%d bytes have come through, want %d", n, 2*writers*each*size)
+		}
+	})
+}
+
+// TestBubbleDeadline sets deadlines inside and outside for calls that wait on the other
+// side of the bubble. They are in real time, as a socket's.
+func TestBubbleDeadline(t *testing.T) {
+	shmtest.OnShapes(t, bubbleShapes, func(t *testing.T, s shmtest.Shape) {
+		const soon = 20 * time.Millisecond
+		a, _ := s.Pair(t)
+		expires := func(what string) {
+			t.Helper()
+			_, err := a.Read(make([]byte, 1))
+			wantOutcome(t, s, what, err, "read timeout")
+		}
+		shmtest.InBubble(t, func() {
+			a.SetReadDeadline(time.Now().Add(soon))
+			expires("set and awaited inside")
+		})
+		a.SetReadDeadline(time.Now().Add(soon))
+		shmtest.InBubble(t, func() { expires("set outside, awaited inside") })
+		shmtest.InBubble(t, func() { a.SetReadDeadline(time.Now().Add(soon)) })
+		expires("set inside, awaited outside")
+		shmtest.InBubble(t, func() { a.SetReadDeadline(time.Now().Add(time.Hour)) })
+		a.SetReadDeadline(time.Now().Add(soon)) // this stops the other one
+		expires("set again outside")
+		a.SetReadDeadline(shmtest.NoDeadline)
+		shmtest.InBubble(t, func() {
+			a.SetReadDeadline(time.Now().Add(time.Hour))
+			a.SetReadDeadline(shmtest.Past)
+			expires("in the past")
+		})
+	})
+}
+
+// TestBubbleClose closes, inside, what waits outside, and the other way round.
+func TestBubbleClose(t *testing.T) {
+	shmtest.OnShapes(t, bubbleShapes, func(t *testing.T, s shmtest.Shape) {
+		a, _ := s.Pair(t)
+		waits := shmtest.Blocked(a, func() {
+			_, err := a.Read(make([]byte, 1))
+			wantOutcome(t, s, "Read", err, "read closed")
+		})
+		shmtest.InBubble(t, func() { a.Close() })
+		<-waits
+
+		a, _ = s.Pair(t)
+		go func() {
+			time.Sleep(10 * time.Millisecond)
+			a.Close()
+		}()
+		shmtest.InBubble(t, func() {
+			_, err := a.Read(make([]byte, 1))
+			wantOutcome(t, s, "Read", err, "read closed")
+		})
+	})
+}
+
+// TestBubbleListener listens in a bubble that ends before the listener does, accepts
+// inside and outside, and closes outside what waits inside.
+func TestBubbleListener(t *testing.T) {
+	shmtest.OnShapes(t, bubbleShapes, func(t *testing.T, s shmtest.Shape) {
+		var l shmtest.Listener
+		round := func() {
+			a, err := s.Dial(shmtest.NameOf(l))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			b, err := l.Accept()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			pingPong(t, a, b, 3)
+			a.Close()
+			b.Close()
+		}
+		shmtest.InBubble(t, func() {
+			var err error
+			if l, err = s.Listen(shmtest.NewName()); err != nil {
+				t.Fatal(err)
+			}
+			round()
+			l.SetDeadline(time.Now().Add(20 * time.Millisecond))
+			_, err = l.Accept()
+			wantOutcome(t, s, "Accept", err, "accept timeout")
+			l.SetDeadline(shmtest.NoDeadline)
+		})
+		round()
+		shmtest.InBubble(t, round)
+		go func() {
+			time.Sleep(10 * time.Millisecond)
+			l.Close()
+		}()
+		shmtest.InBubble(t, func() {
+			_, err := l.Accept()
+			wantOutcome(t, s, "Accept", err, "accept closed")
+		})
+	})
+}
+
+// TestBubbleHTTP has net/http serve outside and a client inside, as tests do.
+func TestBubbleHTTP(t *testing.T) {
+	l, err := shmconn.Listen(shmtest.NewName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })}
+	go srv.Serve(l)
+	defer srv.Close()
+	for range 2 {
+		shmtest.InBubble(t, func() {
+			tr := &http.Transport{DialContext: new(shmconn.Dialer).DialContext}
+			defer tr.CloseIdleConnections()
+			resp, err := (&http.Client{Transport: tr}).Get("http://" + l.Addr().String() + "/")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp.Body.Close()
+		})
+	}
+}
+
+// wantOutcome fails unless err is of the class, over either network.
+func wantOutcome(t testing.TB, s shmtest.Shape, what string, err error, want string) {
+	t.Helper()
+	if got := shmtest.Outcome(t, s.Network(), err); got != want {
+		t.Errorf("%s: got %s (%v), want %s", what, got, err, want)
+	}
+}
+
+// faulty returns a slice of n bytes, the first good of which can be accessed.
+func faulty(t testing.TB, good, n int) []byte {
+	t.Helper()
+	page := os.Getpagesize()
+	pages := (n+page-1)/page + 2
+	m, err := unix.Mmap(-1, 0, pages*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Munmap(m) })
+	edge := (good + page - 1) / page * page
+	if err := unix.Mprotect(m[edge:], unix.PROT_NONE); err != nil {
+		t.Fatal(err)
+	}
+	return m[edge-good:][:n]
+}
+
+// TestFaultyMemory passes memory that faults, as a mapped file does that was truncated:
+// EFAULT, as over a Unix socket, nothing lost and nothing doubled, and the connection
+// goes on.
+func TestFaultyMemory(t *testing.T) {
+	type steps struct {
+		name string
+		do   func(t *testing.T, a, b shmtest.Conn) (n int, err error)
+	}
+	all := []steps{
+		{"Write", func(t *testing.T, a, b shmtest.Conn) (int, error) { return a.Write(faulty(t, 0, 100)) }},
+		{"Read", func(t *testing.T, a, b shmtest.Conn) (int, error) {
+			b.Write([]byte("later"))
+			n, err := a.Read(faulty(t, 0, 5))
+			buf := make([]byte, 5)
+			if _, err := io.ReadFull(a, buf); string(buf) != "later" || err != nil {
+				t.Errorf("and then: %q, %v", buf, err)
+			}
+			return n, err
+		}},
+		{"WriteBuffers", func(t *testing.T, a, b shmtest.Conn) (int, error) {
+			v := net.Buffers{[]byte("one"), faulty(t, 0, 3), []byte("two")}
+			if c, ok := a.(*shmconn.Conn); ok {
+				n, err := c.WriteBuffers(&v)
+				if len(v) != 3 {
+					t.Errorf("%d buffers are left, want 3", len(v))
+				}
+				return int(n), err
+			}
+			n, err := v.WriteTo(a)
+			return int(n), err
+		}},
+	}
+	for _, tt := range all {
+		t.Run(tt.name, func(t *testing.T) {
+			var got []string
+			for _, s := range []shmtest.Shape{shmtest.UnixShape, {}, shmtest.Shape{}.Poll(shmtest.PollNever)} {
+				a, b := s.Pair(t)
+				n, err := tt.do(t, a, b)
+				if !errors.Is(err, syscall.EFAULT) {
+					t.Errorf("%v: %d, %v, want EFAULT", s, n, err)
+				}
+				if _, err := a.Write([]byte("on")); err != nil {
+					t.Errorf("%v: Write: %v", s, err)
+				}
+				a.CloseWrite()
+				rest, err := io.ReadAll(b)
+				if err != nil {
+					t.Errorf("%v: %v", s, err)
+				}
+				got = append(got, string(rest))
+			}
+			if got[1] != got[0] || got[2] != got[0] {
+				t.Errorf("over unix %q, shm %q, shm that parks %q", got[0], got[1], got[2])
+			}
+		})
+	}
+	t.Run("Read, a part of it", func(t *testing.T) {
+		a, b := shmtest.Shape{}.ShmPair(t)
+		const size = 200 << 10 // more than is copied at once
+		go b.Write(shmtest.Pattern(0, size))
+		shmtest.Eventually(func() bool { return a.Buffered() == size })
+		buf := faulty(t, 130<<10, size)
+		n, err := a.Read(buf)
+		if n == 0 || !errors.Is(err, syscall.EFAULT) {
+			t.Fatalf("Read = %d, %v, want EFAULT after a part", n, err)
+		}
+		shmtest.CheckPattern(t, buf[:n], 0)
+		rest := make([]byte, size-n)
+		if _, err := io.ReadFull(a, rest); err != nil {
+			t.Fatal(err)
+		}
+		shmtest.CheckPattern(t, rest, n)
+	})
+	t.Run("for one who wants the panic", func(t *testing.T) {
+		a, _ := shmtest.Shape{}.ShmPair(t)
+		defer func() {
+			if p := recover(); p == nil {
+				t.Error("no panic")
+			}
+			if _, err := a.Write([]byte("on")); err != nil {
+				t.Errorf("Write: %v", err)
+			}
+		}()
+		a.Guard(func() { a.Write(faulty(t, 0, 1)) })
+	})
 }

@@ -1,24 +1,47 @@
 package shmconn
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"os"
 	"strconv"
 	"strings"
 	"time"
+
+	"shmconn/internal/handshake"
 )
 
 // A Dialer holds the options of a dial. The zero Dialer is ready to use, and so
 // is one Dialer for any number of dials at the same time.
 type Dialer struct {
-	// Timeout is how long a dial may take. 0 means that it may take as long as
-	// the listener's backlog is full.
+	// Timeout is how long a dial may take, the allocation of its memory
+	// included. 0 means that it may take as long as the listener's backlog is
+	// full.
 	Timeout time.Duration
 
-	// BusyPoll is how long a wait of this end polls before it parks, at most: it
-	// parks at once for a while when other processes take the processors. 0 means
-	// [DefaultBusyPoll], less than 0 that it never parks, and less than a
+	// Wait is how long a dial waits for a listener while nobody listens on the
+	// name: there is no such name, a listener that died has left it, or even
+	// its directory does not exist yet. 0 means that it does not wait. Less
+	// than 0 means that it waits for as long as Timeout and the context allow,
+	// and without these for ever.
+	//
+	// The kernel wakes the dial when the name appears (inotify), so it connects
+	// at once. Besides it looks once a second for what the kernel does not
+	// report, such as a file system that is mounted over the directory; and
+	// every 50 ms where the user has no inotify instance left
+	// (fs.inotify.max_user_instances).
+	//
+	// When Wait is over, the error is the [syscall.ECONNREFUSED] of the last
+	// look, and its text says how long the dial has waited; it is no timeout.
+	// When Timeout or the context ends the wait, the error is that and
+	// ECONNREFUSED, too. Any other error ends the wait at once. Wait is not for
+	// a listener that is there and whose backlog is full.
+	Wait time.Duration
+
+	// BusyPoll is how long a wait of this end polls before it parks, at most:
+	// it parks at once for a while when other processes take the processors. 0
+	// means [DefaultBusyPoll], less than 0 that it never parks, and less than a
 	// microsecond that it always parks at once.
 	BusyPoll time.Duration
 
@@ -27,6 +50,17 @@ type Dialer struct {
 	// that is written, so a name in a directory that others can write to is
 	// not enough to tell who it is.
 	AllowUID func(uid uint32) bool
+
+	// SpareBytes is how much memory the process keeps of connections that it
+	// has dialed and that both ends have closed in order, so that the next dial
+	// to the same listener, by the same user, can use it again: that costs a
+	// tenth. It is the sum over all listeners. 0 means [DefaultSpareBytes], less
+	// than 0 that this Dialer neither keeps a spare nor uses one.
+	SpareBytes int
+
+	// SpareTime is how long a spare is kept, within a quarter of a second. 0
+	// means [DefaultSpareTime].
+	SpareTime time.Duration
 }
 
 // Dial connects to the listener on name. It is new([Dialer]).Dial(name).
@@ -37,13 +71,22 @@ func Dial(name string) (*Conn, error) { return new(Dialer).Dial(name) }
 // is stopped; bytes can be written at once. It waits only while the backlog is
 // full.
 //
-// The error is [syscall.ECONNREFUSED] when nobody listens on name,
-// [fs.ErrPermission] when the listener's files or its user do not allow it,
-// [syscall.ENOSPC], with the bytes needed, when the directory has no room for
-// the rings, [os.ErrDeadlineExceeded] after Timeout, and a text with both
-// versions when the listener speaks another format.
+// The error is [syscall.ECONNREFUSED], with the path where it looked, when
+// nobody listens on name, nor begins to within Wait, [fs.ErrPermission] when
+// the listener's files or its user do not allow it, [syscall.ENOSPC], with the
+// bytes needed, when the directory has no room for the rings,
+// [os.ErrDeadlineExceeded] after Timeout, and a text with both versions when
+// the listener speaks another format.
 func (d *Dialer) Dial(name string) (*Conn, error) {
 	return d.dialContext(context.Background(), name)
+}
+
+// DialConn is Dial, ended early by ctx; the error then also is ctx.Err(). Once
+// it has returned, ctx does not matter. Where [Dialer.DialContext] takes an
+// address as dial functions do, DialConn takes the name alone, and returns a
+// *Conn.
+func (d *Dialer) DialConn(ctx context.Context, name string) (*Conn, error) {
+	return d.dialContext(ctx, name)
 }
 
 // DialContext is Dial, ended early by ctx; the error then also is ctx.Err().
@@ -71,18 +114,28 @@ func cutLast(s, sep string) (before, after string, found bool) {
 }
 
 func (d *Dialer) dialContext(ctx context.Context, name string) (*Conn, error) {
-	limited := ctx
+	limited, own := ctx, false // own: it is Timeout that comes first
 	if d.Timeout > 0 {
 		var cancel context.CancelFunc
 		limited, cancel = context.WithTimeout(ctx, d.Timeout)
 		defer cancel()
+		theirs, ok := ctx.Deadline()
+		first, _ := limited.Deadline()
+		own = !ok || first.Before(theirs)
 	}
-	c, err := dial(limited, d, name)
-	if err == context.DeadlineExceeded && ctx.Err() == nil {
-		err = os.ErrDeadlineExceeded // the Dialer's, not the caller's
+	s, err := handshake.Dial(limited, name, &handshake.DialOptions{
+		Wait: d.Wait, BusyPoll: busyPoll(d.BusyPoll), AllowUID: d.AllowUID,
+		SpareBytes: max(0, cmp.Or(d.SpareBytes, DefaultSpareBytes)), SpareTime: cmp.Or(d.SpareTime, DefaultSpareTime),
+	})
+	if own {
+		if err == context.DeadlineExceeded {
+			err = os.ErrDeadlineExceeded
+		} else if w, ok := err.(*handshake.WaitError); ok && w.Ended == context.DeadlineExceeded {
+			w.Ended = os.ErrDeadlineExceeded
+		}
 	}
 	if err != nil {
-		return nil, &net.OpError{Op: "dial", Net: "shm", Addr: Addr{name}, Err: err}
+		return nil, &net.OpError{Op: "dial", Net: "shm", Addr: Addr{Name: name}, Err: err}
 	}
-	return c, nil
+	return newConn(s, Addr{Name: name}, Addr{Name: name}), nil
 }

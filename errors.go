@@ -2,14 +2,12 @@ package shmconn
 
 import (
 	"fmt"
-	"io"
-	"net"
 )
 
 // A CorruptError says that the peer, or somebody else who may write to the
-// segment, damaged it: what was seen there, and what was allowed. The connection
-// is of no further use: every later call returns the same error, but for calls after
-// Close or the deadline.
+// segment, damaged it: what was seen there, and what was allowed. The
+// connection is of no further use: every later call returns the same error, but
+// for calls after Close or the deadline.
 type CorruptError struct {
 	What    string // the word or the size that was wrong
 	Seen    uint64 // what was read there
@@ -18,12 +16,4 @@ type CorruptError struct {
 
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("segment is corrupt: %s is %d, allowed is %d", e.What, e.Seen, e.Allowed)
-}
-
-// opError wraps err, which is not nil, for the caller of the exported method op.
-func (s *stream) opError(op string, err error) error {
-	if err == io.EOF {
-		return err // bare, as io.Reader asks
-	}
-	return &net.OpError{Op: op, Net: "shm", Source: s.addr, Addr: s.addr, Err: err}
 }

@@ -131,9 +131,9 @@ func ExampleDialer() {
 		Timeout:  time.Second, // when the listener does not keep up with its backlog
 		AllowUID: func(uid uint32) bool { return uid == uint32(os.Getuid()) },
 	}
-	_, err := d.Dial("nobody-home")
-	fmt.Println(err)
-	// Output: dial shm nobody-home: connection refused
+	_, err := d.Dial("nobody-home") // the error says where it was looked
+	fmt.Println(errors.Is(err, syscall.ECONNREFUSED))
+	// Output: true
 }
 
 func ExampleDialer_DialContext() {
@@ -165,6 +165,33 @@ func ExampleDialer_DialContext_cancel() {
 	_, err := new(shmconn.Dialer).DialContext(ctx, "shm", "feed")
 	fmt.Println(errors.Is(err, context.Canceled))
 	// Output: true
+}
+
+// The two processes may start in any order.
+func ExampleDialer_DialConn() {
+	go func() {
+		time.Sleep(10 * time.Millisecond)
+		l, err := shmconn.Listen("late")
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer l.Close()
+		c, err := l.Accept()
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Fprint(c, "better late than never")
+		c.Close()
+	}()
+
+	d := &shmconn.Dialer{Wait: time.Minute}
+	c, err := d.DialConn(context.Background(), "late")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	io.Copy(os.Stdout, c)
+	// Output: better late than never
 }
 
 func ExampleListener_AcceptConn() {
@@ -323,6 +350,29 @@ func ExampleConn_TryWrite() {
 	// Output: 256 sent, 44 dropped
 }
 
+// A feed that drops what a slow consumer has no room for, and never half of it.
+func ExampleConn_TryWriteAll() {
+	feed, consumer := examplePair("quotes")
+	defer feed.Close()
+	defer consumer.Close()
+
+	quote := make([]byte, 100)
+	sent, dropped := 0, 0
+	for range 10_000 {
+		ok, err := feed.TryWriteAll(quote)
+		switch {
+		case err != nil:
+			log.Fatal(err)
+		case ok:
+			sent++
+		default:
+			dropped++
+		}
+	}
+	fmt.Println(sent == feed.RingSize()/100, sent+dropped, consumer.Buffered() == 100*sent)
+	// Output: true 10000 true
+}
+
 func ExampleConn_Buffered() {
 	client, server := examplePair("ticks")
 	defer client.Close()
@@ -396,7 +446,7 @@ func ExampleConn_WriteTo() {
 // Messages with their length in front are parsed where they are, in the ring.
 func ExampleConn_Peek() {
 	client, server := examplePair("frames")
-	defer server.Close()
+	defer server.Close() // which keeps server until then, and with it the slices of Peek
 	for _, s := range []string{"buy", "sell", "hold"} {
 		client.Write(append([]byte{byte(len(s))}, s...))
 	}
@@ -422,6 +472,52 @@ func ExampleConn_Peek() {
 	// buy
 	// sell
 	// hold
+}
+
+// Messages with their length before them, as many at a time as there are.
+func ExampleConn_PeekAtLeast() {
+	client, server := examplePair("frames")
+	defer server.Close()
+	for _, text := range []string{"buy", "sell", "cancel"} {
+		client.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...))
+	}
+	client.Close()
+
+	need := 4 // bytes until there is something to do
+	for {
+		b, err := server.PeekAtLeast(need)
+		if len(b) < need {
+			fmt.Println(err)
+			return
+		}
+		done := 0
+		for need = 4; len(b)-done >= need; {
+			need = 4 + int(binary.BigEndian.Uint32(b[done:]))
+			if need > server.RingSize()/2 {
+				log.Fatal("too long a message")
+			}
+			if len(b)-done < need {
+				break // the rest of it is yet to come
+			}
+			fmt.Printf("%s\n", b[done+4:done+need])
+			done += need
+			need = 4
+		}
+		server.Discard(done)
+	}
+	// Output:
+	// buy
+	// sell
+	// cancel
+	// EOF
+}
+
+func ExampleConn_RingSize() {
+	client, server := examplePair("ticks")
+	defer client.Close()
+	defer server.Close()
+	fmt.Println(client.RingSize() == shmconn.DefaultRingSize, server.RingSize() == client.RingSize())
+	// Output: true true
 }
 
 func ExampleConn_Discard() {
@@ -678,6 +774,47 @@ func ExampleConn_Close() {
 	// true
 }
 
+// A feed throws out a consumer that does not keep up, which is not to believe that
+// it has seen everything.
+func ExampleConn_Abort() {
+	consumer, feed := examplePair("ticks")
+	defer consumer.Close()
+	for {
+		n, err := feed.TryWrite(make([]byte, 1<<16))
+		if err != nil {
+			log.Fatal(err)
+		}
+		if n < 1<<16 {
+			feed.Abort()
+			break
+		}
+	}
+
+	_, err := io.Copy(io.Discard, consumer) // what was written before, and then
+	fmt.Println(errors.Is(err, syscall.ECONNRESET))
+	// Output: true
+}
+
+// A feed that writes now and then learns of a consumer that has gone.
+func ExampleConn_Done() {
+	consumer, feed := examplePair("ticks")
+	defer feed.Close()
+	time.AfterFunc(10*time.Millisecond, func() { consumer.Close() })
+
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			feed.TryWriteAll([]byte("tick"))
+		case <-feed.Done():
+			fmt.Println("the consumer has gone")
+			return
+		}
+	}
+	// Output: the consumer has gone
+}
+
 func ExampleConn_CloseRead() {
 	client, server := examplePair("ticks")
 	defer client.Close()
@@ -708,8 +845,13 @@ func ExampleConn_RemoteAddr() {
 	client, server := examplePair("ticks")
 	defer client.Close()
 	defer server.Close()
-	fmt.Println(client.RemoteAddr() == server.RemoteAddr())
-	// Output: true
+	fmt.Println(client.RemoteAddr()) // the listener's
+
+	dialer := fmt.Sprintf("ticks#1(pid=%d,uid=%d)", os.Getpid(), os.Getuid())
+	fmt.Println(server.RemoteAddr().String() == dialer)
+	// Output:
+	// ticks
+	// true
 }
 
 // A deadline for a request and its reply together.
@@ -745,12 +887,213 @@ func ExampleAddr_Network() {
 }
 
 func ExampleAddr_String() {
-	fmt.Println(shmconn.Addr{Name: "/shared/feed"}.String())
-	// Output: /shared/feed
+	fmt.Println(shmconn.Addr{Name: "/shared/feed"})
+	fmt.Println(shmconn.Addr{Name: "feed", PID: 4711, UID: 1000, Number: 17}) // of a dialer
+	// Output:
+	// /shared/feed
+	// feed#17(pid=4711,uid=1000)
 }
 
 func ExampleCorruptError_Error() {
 	err := &shmconn.CorruptError{What: "bytes in the ring", Seen: 1 << 40, Allowed: 1 << 18}
 	fmt.Println(err)
 	// Output: segment is corrupt: bytes in the ring is 1099511627776, allowed is 262144
+}
+
+func ExampleConn_Produce() {
+	client, server := examplePair("ticks")
+	defer server.Close()
+
+	// This goroutine alone writes to client until the function returns.
+	err := client.Produce(func(p *shmconn.Producer) error {
+		for i := range 4 {
+			if _, err := p.Write([]byte{byte(i)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	client.Close()
+
+	b, err := io.ReadAll(server)
+	fmt.Println(b, err)
+	// Output: [0 1 2 3] <nil>
+}
+
+func ExampleConn_Consume() {
+	client, server := examplePair("ticks")
+	defer server.Close()
+	client.Write([]byte("tick tick tick"))
+	client.Close()
+
+	// This goroutine alone reads from server until the function returns.
+	words := 0
+	err := server.Consume(func(c *shmconn.Consumer) error {
+		for s := bufio.NewScanner(c); s.Scan(); {
+			words += len(strings.Fields(s.Text()))
+		}
+		return nil
+	})
+	fmt.Println(words, err)
+	// Output: 3 <nil>
+}
+
+func ExampleProducer_Write() {
+	client, server := examplePair("ticks")
+	defer server.Close()
+	defer client.Close()
+	client.Produce(func(p *shmconn.Producer) error {
+		n, err := p.Write([]byte("tick"))
+		fmt.Println(n, err, server.Buffered())
+		return err
+	})
+	// Output: 4 <nil> 4
+}
+
+func ExampleProducer_Put() {
+	client, server := examplePair("ticks")
+	defer server.Close()
+	defer client.Close()
+	client.Produce(func(p *shmconn.Producer) error {
+		for range 8 {
+			if _, err := p.Put([]byte("tick")); err != nil {
+				return err
+			}
+		}
+		fmt.Println("the server sees", server.Buffered(), "bytes")
+		return nil
+	})
+	fmt.Println("the server sees", server.Buffered(), "bytes")
+	// Output:
+	// the server sees 0 bytes
+	// the server sees 32 bytes
+}
+
+func ExampleProducer_Flush() {
+	client, server := examplePair("ticks")
+	defer server.Close()
+	defer client.Close()
+	client.Produce(func(p *shmconn.Producer) error {
+		p.Put([]byte("tick"))
+		p.Put([]byte("tock"))
+		err := p.Flush()
+		fmt.Println(server.Buffered(), err)
+		return err
+	})
+	// Output: 8 <nil>
+}
+
+func ExampleProducer_Reserve() {
+	client, server := examplePair("prices")
+	defer server.Close()
+	client.Produce(func(p *shmconn.Producer) error {
+		b, err := p.Reserve(8)
+		if err != nil {
+			return err
+		}
+		binary.LittleEndian.PutUint64(b, 10125) // in the ring itself
+		return p.Commit(8)
+	})
+	client.Close()
+	b, err := io.ReadAll(server)
+	fmt.Println(binary.LittleEndian.Uint64(b), err)
+	// Output: 10125 <nil>
+}
+
+func ExampleProducer_Commit() {
+	client, server := examplePair("lines")
+	defer server.Close()
+	client.Produce(func(p *shmconn.Producer) error {
+		b, err := p.Reserve(100) // as much as it can be
+		if err != nil {
+			return err
+		}
+		return p.Commit(copy(b, "and as much as it is"))
+	})
+	client.Close()
+	b, err := io.ReadAll(server)
+	fmt.Printf("%s, %v\n", b, err)
+	// Output: and as much as it is, <nil>
+}
+
+func ExampleConsumer_Read() {
+	client, server := examplePair("ticks")
+	defer server.Close()
+	client.Write([]byte("tick"))
+	client.Close()
+	server.Consume(func(c *shmconn.Consumer) error {
+		b := make([]byte, 100)
+		n, err := c.Read(b)
+		fmt.Printf("%s, %v\n", b[:n], err)
+		_, err = c.Read(b)
+		fmt.Println(err)
+		return nil
+	})
+	// Output:
+	// tick, <nil>
+	// EOF
+}
+
+func ExampleConsumer_Peek() {
+	client, server := examplePair("frames")
+	defer server.Close()
+	client.Write([]byte("\x03buy\x04sell"))
+	client.Close()
+	server.Consume(func(c *shmconn.Consumer) error {
+		for {
+			head, err := c.Peek(1)
+			if err == io.EOF {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			size := 1 + int(head[0])
+			message, err := c.Peek(size)
+			if err != nil {
+				return err
+			}
+			fmt.Printf("%s\n", message[1:])
+			c.Discard(size)
+		}
+	})
+	// Output:
+	// buy
+	// sell
+}
+
+func ExampleConsumer_PeekAtLeast() {
+	client, server := examplePair("prices")
+	defer server.Close()
+	client.Write([]byte{1, 0, 2, 0, 3, 0})
+	client.Close()
+	server.Consume(func(c *shmconn.Consumer) error {
+		b, err := c.PeekAtLeast(2) // all whole messages that are there
+		for i := 0; i+2 <= len(b); i += 2 {
+			fmt.Println(binary.LittleEndian.Uint16(b[i:]))
+		}
+		c.Discard(len(b))
+		return err
+	})
+	// Output:
+	// 1
+	// 2
+	// 3
+}
+
+func ExampleConsumer_Discard() {
+	client, server := examplePair("lines")
+	defer server.Close()
+	client.Write([]byte("header: body"))
+	client.Close()
+	server.Consume(func(c *shmconn.Consumer) error {
+		c.Discard(len("header: "))
+		b, err := io.ReadAll(c)
+		fmt.Printf("%s\n", b)
+		return err
+	})
+	// Output: body
 }

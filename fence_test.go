@@ -18,8 +18,10 @@ import (
 	"testing"
 )
 
-// Imports point down: the root imports the packages below internal, which do
-// not import each other. All import nothing but the standard library and, where
+// Imports point down, and each arrow is in the table: the root is the API, handshake is
+// how two processes meet, stream is one end of a connection, and the packages that it is
+// made of do not know each other. What keeps them out of bubbles of testing/synctest
+// lies below them all. They import nothing but this, the standard library and, where
 // it says so here, golang.org/x/sys/unix.
 const (
 	module   = "shmconn"
@@ -27,30 +29,60 @@ const (
 )
 
 var (
-	layers = []string{"internal/dekker", "internal/doorbell", "internal/ring", "internal/segment", "internal/wait"}
+	arrows = map[string][]string{
+		".":                  {"internal/handshake", "internal/ring", "internal/stream"},
+		"internal/handshake": {"internal/bubble", "internal/deadline", "internal/dekker", "internal/doorbell", "internal/segment", "internal/sema", "internal/stream", "internal/wait"},
+		"internal/stream":    {"internal/bubble", "internal/deadline", "internal/doorbell", "internal/ring", "internal/segment", "internal/sema", "internal/turn", "internal/wait"},
+		"internal/turn":      {"internal/dekker", "internal/sema"},
+		"internal/wait":      {"internal/bubble", "internal/sema"},
+		"internal/deadline":  {"internal/bubble"},
+		"internal/bubble":    {"internal/sema"},
+		"internal/dekker":    nil,
+		"internal/doorbell":  nil,
+		"internal/ring":      nil,
+		"internal/segment":   nil,
+		"internal/sema":      nil,
+	}
 
 	// above are packages of the library that import the root and the standard library.
-	above = []string{"stats"}
+	above = []string{"fallback", "shmhttp", "stats"}
 
 	// importsUnix lists the files that make system calls.
 	importsUnix = []string{
-		"accept.go",
-		"backlog.go",
-		"copy.go",
-		"handshake.go",
-		"hello.go",
 		"internal/dekker/barrier_amd64.go",
 		"internal/doorbell/doorbell_linux.go",
+		"internal/doorbell/ended_linux.go",
+		"internal/doorbell/raw_linux_unsafe.go",
+		"internal/handshake/accept.go",
+		"internal/handshake/backlog.go",
+		"internal/handshake/dial.go",
+		"internal/handshake/dialend.go",
+		"internal/handshake/dialwait.go",
+		"internal/handshake/message.go",
+		"internal/handshake/redial.go",
+		"internal/handshake/watch.go",
+		"internal/segment/claim_linux.go",
 		"internal/segment/conn_linux.go",
 		"internal/segment/dir_linux.go",
 		"internal/segment/listener_linux.go",
+		"internal/segment/lookup_linux.go",
 		"internal/segment/map_linux_unsafe.go",
 		"internal/segment/remove_linux.go",
+		"internal/segment/watch_linux.go",
+		"internal/stream/kernelsink.go",
+		"internal/stream/kernelsource.go",
+		"internal/wait/demand_linux.go",
+		"internal/wait/processor_linux_unsafe.go",
 		"internal/wait/quota_linux.go",
+		"internal/wait/visit_linux.go",
 	}
 
-	// tools are not part of the library. They go by the rule about unsafe alone.
-	tools = []string{"internal/bench", "internal/inspect", "docs/model", "docs/picture", "shmconn", "examples", "c", ".ci"}
+	// testHarness is what tests of the library import, and nothing else.
+	testHarness = "internal/shmtest"
+
+	// tools are not part of the library. They go by the rule about unsafe alone, and
+	// no file of the library that is not a test imports them.
+	tools = []string{testHarness, "internal/bench", "internal/inspect", "internal/version", "docs", "shmconn", "examples", "tests", "c", ".ci"}
 )
 
 // A goFile is a parsed file of the module.
@@ -104,12 +136,18 @@ func goFiles(t *testing.T) (list []goFile) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range append([]string{"."}, layers...) {
+	for dir := range arrows {
 		if !slices.ContainsFunc(list, func(s goFile) bool { return s.dir() == dir && !s.test }) {
 			t.Fatalf("no Go files in %s: this test has to run in the module's root", dir)
 		}
 	}
 	return list
+}
+
+// layer reports whether dir is one of the library's packages below the root.
+func layer(dir string) bool {
+	_, ok := arrows[dir]
+	return ok && dir != "."
 }
 
 func standard(path string) bool {
@@ -120,9 +158,13 @@ func standard(path string) bool {
 // TestImports holds the imports of every file of the library against the rule.
 func TestImports(t *testing.T) {
 	var usesUnix []string
+	used := make(map[string]map[string]bool) // by directory
 	for _, s := range goFiles(t) {
 		if s.tool() {
 			continue
+		}
+		if used[s.dir()] == nil {
+			used[s.dir()] = make(map[string]bool)
 		}
 		for _, p := range s.imports() {
 			inner, own := strings.CutPrefix(p, module+"/")
@@ -134,15 +176,26 @@ func TestImports(t *testing.T) {
 				}
 			case s.test && s.dir() == ".":
 				// What the tests at the root need is up to them.
-			case own && s.dir() == "." && slices.Contains(layers, inner):
+			case own && slices.Contains(arrows[s.dir()], inner):
+				if !s.test {
+					used[s.dir()][inner] = true
+				}
 			case p == module && slices.Contains(above, s.dir()):
 			case s.test && own && inner == s.dir():
+			case s.test && inner == testHarness && slices.Contains(above, s.dir()):
 			default:
 				t.Errorf("%s imports %s", s.name, p)
 			}
 		}
-		if s.dir() != "." && !slices.Contains(layers, s.dir()) && !slices.Contains(above, s.dir()) {
+		if _, ok := arrows[s.dir()]; !ok && !slices.Contains(above, s.dir()) {
 			t.Errorf("%s: there is a package that this test does not know of", s.name)
+		}
+	}
+	for dir, to := range arrows {
+		for _, inner := range to {
+			if !used[dir][inner] {
+				t.Errorf("%s does not import %s: the arrow can go", dir, inner)
+			}
 		}
 	}
 	slices.Sort(usesUnix)
@@ -186,11 +239,11 @@ func TestDependencies(t *testing.T) {
 		}
 		got := strings.Fields(string(out))
 		for _, p := range got {
-			if inner, own := strings.CutPrefix(p, module+"/"); p != module && p != unixPath && !(own && slices.Contains(layers, inner)) {
+			if inner, own := strings.CutPrefix(p, module+"/"); p != module && p != unixPath && !(own && layer(inner)) {
 				t.Errorf("GOOS=%s: the library depends on %s", goos, p)
 			}
 		}
-		if !slices.Contains(got, module) || goos == "linux" && len(got) != 2+len(layers) {
+		if !slices.Contains(got, module) || goos == "linux" && len(got) != 1+len(arrows) {
 			t.Errorf("GOOS=%s: go list says %q", goos, got)
 		}
 	}
@@ -355,5 +408,36 @@ func TestExamples(t *testing.T) {
 	}
 	if len(want) == 0 {
 		t.Error("no exported functions")
+	}
+}
+
+// TestLength keeps files short enough to be read at once, and lines short enough for half a
+// screen: those of the library, without tests.
+func TestLength(t *testing.T) {
+	const maxLines, maxWidth = 400, 80
+	for _, s := range goFiles(t) {
+		if s.test || s.tool() {
+			continue
+		}
+		if _, ok := arrows[s.dir()]; !ok {
+			continue
+		}
+		b, err := os.ReadFile(s.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(b), "\n"); n > maxLines {
+			t.Errorf("%s has %d lines, at most %d", s.name, n, maxLines)
+		}
+		for _, group := range s.file.Comments {
+			for _, c := range group.List {
+				for i, line := range strings.Split(c.Text, "\n") {
+					at := s.fset.Position(c.Pos())
+					if n := len([]rune(line)); strings.HasPrefix(line, "//") && !strings.HasPrefix(line, "//\t") && at.Column == 1 && n > maxWidth {
+						t.Errorf("%s:%d is %d characters wide, at most %d", s.name, at.Line+i, n, maxWidth)
+					}
+				}
+			}
+		}
 	}
 }

@@ -2,6 +2,10 @@ module shmconn
 
 go 1.26.0
 
+// The library.
+require golang.org/x/sys v0.49.0
+
+// The command, which has the bench, and the examples.
 require (
 	charm.land/bubbletea/v2 v2.1.1
 	charm.land/lipgloss/v2 v2.0.6
@@ -11,14 +15,18 @@ require (
 	github.com/dustin/go-humanize v1.0.1
 	github.com/jotaen/kong-completion v0.0.4
 	github.com/posener/complete v1.2.3
-	github.com/rogpeppe/go-internal v1.16.0
 	github.com/schollz/progressbar/v3 v3.19.1
-	golang.org/x/net v0.62.0
-	golang.org/x/sys v0.49.0
 	golang.org/x/term v0.47.0
 	gonum.org/v1/plot v0.17.0
 )
 
+// The tests.
+require (
+	github.com/rogpeppe/go-internal v1.16.0
+	golang.org/x/net v0.62.0
+)
+
+// What those import.
 require (
 	codeberg.org/go-fonts/liberation v0.5.0 // indirect
 	codeberg.org/go-latex/latex v0.2.0 // indirect

@@ -1,11 +1,14 @@
 package shmconn
 
 import (
+	"cmp"
 	"io/fs"
 	"log/slog"
 	"net"
 	"runtime"
 	"time"
+
+	"shmconn/internal/handshake"
 )
 
 const (
@@ -20,14 +23,22 @@ const (
 	// DefaultBusyPoll is how long a wait polls before it parks where BusyPoll
 	// is 0.
 	DefaultBusyPoll = 300 * time.Microsecond
+
+	// DefaultSpareBytes is how much memory the spares of a listener, or of a
+	// process that dials, may take where SpareBytes is 0: those of 15
+	// connections with rings of [DefaultRingSize].
+	DefaultSpareBytes = 8 << 20
+
+	// DefaultSpareTime is how long a spare is kept where SpareTime is 0.
+	DefaultSpareTime = 5 * time.Second
 )
 
 // A ListenConfig holds the options of a listener. The zero ListenConfig is
 // ready to use.
 type ListenConfig struct {
 	// RingSize is how many bytes each direction of a connection holds, a power
-	// of two from one page to 1 GiB (64 MiB where addresses have 32 bits). 0 means
-	// [DefaultRingSize].
+	// of two from one page to 1 GiB (64 MiB where addresses have 32 bits). 0
+	// means [DefaultRingSize].
 	//
 	// Three quarters of it are always there for a writer: the peer tells of
 	// what it has read a quarter at a time, and before it waits.
@@ -37,10 +48,16 @@ type ListenConfig struct {
 	// [DefaultBacklog]. The kernel caps it at net.core.somaxconn.
 	Backlog int
 
-	// Mode says who may dial, as permission bits on the listener's files: 0o600,
-	// which 0 stands for, lets in the caller's own user (and root), 0o660 its
-	// group, 0o666 everybody. Who may dial is a peer and can write to the
-	// connection's memory; nobody else can.
+	// Mode says who may dial, as permission bits on the listener's files:
+	// 0o600, which 0 stands for, lets in the caller's own user (and root),
+	// 0o660 its group, too, 0o666 everybody. In a set-group-ID directory the
+	// group is the directory's. To dial takes the bits for reading and for
+	// writing; those for executing mean nothing. A mode without both of them
+	// for the caller's own user is an error, and so is one that lets others
+	// write and not read.
+	//
+	// Whoever may dial is a peer and can write to the connection's memory;
+	// nobody else can. A dialer need not be allowed to write to the directory.
 	Mode fs.FileMode
 
 	// Anonymous makes connections of sealed anonymous memory instead of files
@@ -52,10 +69,20 @@ type ListenConfig struct {
 	// parks, as [Dialer.BusyPoll] says for the other end.
 	BusyPoll time.Duration
 
-	// Logger, if it is not nil, is told of every dialer that is refused: its process,
-	// user and group, and the reason. One who may dial can fill the log. While a handler
-	// of it works, others who dial may have to wait.
+	// Logger, if it is not nil, is told of every dialer that is refused: its
+	// process, user and group, and the reason. One who may dial can fill the
+	// log. While a handler of it works, others who dial may have to wait.
 	Logger *slog.Logger
+
+	// SpareBytes is how much memory the listener keeps of connections that both
+	// ends have closed in order, for the next dials by the same processes, as
+	// [Dialer.SpareBytes] says for the other end. Both ends keep the same
+	// memory. 0 means [DefaultSpareBytes], less than 0 that there are no spares.
+	SpareBytes int
+
+	// SpareTime is how long a spare is kept, within a quarter of a second. 0
+	// means [DefaultSpareTime].
+	SpareTime time.Duration
 }
 
 // Listen announces name and returns a listener for connections to it. It is
@@ -65,37 +92,64 @@ func Listen(name string) (*Listener, error) { return new(ListenConfig).Listen(na
 // Listen announces name and returns a listener for connections to it.
 //
 // A name without a slash lives in /dev/shm, or in $SHMCONN_DIR where that is
-// set; a name with a slash says the directory, too: "/shared/feed" is the name "feed"
-// in /shared. Its last element is made of
-// letters, digits, ".", "_" and "-", at most 128 of them, and does not start with
-// ".". Anything else is an error before any file is touched.
+// set; a name with a slash says the directory, too: "/shared/feed" is the name
+// "feed" in /shared. Its last element is made of letters, digits, ".", "_" and
+// "-", at most 128 of them, and does not start with ".". Anything else is an
+// error before any file is touched.
 //
-// The error is [syscall.EADDRINUSE] when the caller's user listens on name, whether in
-// this process or another. What a listener that died has left is taken over. If the
-// name is another user's, the error is [fs.ErrPermission], or EADDRINUSE where that user
-// lets the caller see that somebody listens. On systems other than Linux, and where
+// The error is [syscall.EADDRINUSE] when the caller's user listens on name,
+// whether in this process or another. What a listener that died has left is
+// taken over. If the name is another user's, the error is [fs.ErrPermission],
+// or EADDRINUSE where that user lets the caller see that somebody listens. A
+// file at the name that no listener can have left is an error, and stays as it
+// is. Without /proc nobody can listen. On systems other than Linux, and where
 // 64-bit atomics are not the processor's own (mips, GOARM < 7), it is
 // [errors.ErrUnsupported].
 func (lc *ListenConfig) Listen(name string) (*Listener, error) {
-	l, err := listen(*lc, name)
+	l, err := handshake.Listen(name, handshake.ListenOptions{
+		RingSize:  cmp.Or(lc.RingSize, DefaultRingSize),
+		Backlog:   cmp.Or(lc.Backlog, DefaultBacklog),
+		Mode:      cmp.Or(lc.Mode, 0o600),
+		Anonymous: lc.Anonymous,
+		BusyPoll:  busyPoll(lc.BusyPoll),
+		Logger:    lc.Logger,
+
+		SpareBytes: max(0, cmp.Or(lc.SpareBytes, DefaultSpareBytes)),
+		SpareTime:  cmp.Or(lc.SpareTime, DefaultSpareTime),
+	})
 	if err != nil {
-		return nil, &net.OpError{Op: "listen", Net: "shm", Addr: Addr{name}, Err: err}
+		return nil, &net.OpError{Op: "listen", Net: "shm", Addr: Addr{Name: name}, Err: err}
 	}
-	return l, nil
+	return newListener(l, Addr{Name: name}), nil
 }
+
+// busyPoll returns how long waits poll.
+func busyPoll(d time.Duration) time.Duration { return cmp.Or(d, DefaultBusyPoll) }
 
 // A Listener accepts connections on a name. It is a [net.Listener]. Any number
 // of goroutines may call its methods at the same time.
 type Listener struct {
-	*listener // which its goroutines hold, too: see newListener
+	l    *handshake.Listener // which its goroutines hold, too: see newListener
+	addr Addr
+
+	_ noCopy
 }
 
 // newListener makes the handle of l. A handle that is dropped without Close is
-// closed by the garbage collector.
-func newListener(l *listener) *Listener {
-	h := &Listener{l}
-	runtime.AddCleanup(h, func(l *listener) { l.close() }, l)
+// closed by the garbage collector, on a goroutine of its own: the next cleanup
+// need not wait for a file system.
+func newListener(l *handshake.Listener, addr Addr) *Listener {
+	h := &Listener{l: l, addr: addr}
+	runtime.AddCleanup(h, func(l *handshake.Listener) { go l.Close() }, l)
 	return h
+}
+
+// opError is [Conn.opError] for a listener.
+func (l *Listener) opError(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &net.OpError{Op: op, Net: "shm", Addr: l.addr, Err: err}
 }
 
 // Accept waits for the next connection and returns it, a [*Conn]. Errors are as
@@ -110,32 +164,28 @@ func (l *Listener) Accept() (net.Conn, error) {
 
 // AcceptConn waits for the next connection and returns it. The error is
 // [net.ErrClosed] after Close, [os.ErrDeadlineExceeded] once the deadline has
-// passed. When the process is out of descriptors the error is Temporary, and
-// the connection waits for the next call. When the listener's files were removed
-// from outside and could not be put back, the error says why.
+// passed. When the process or the machine is short of something (descriptors,
+// mappings, memory, epoll watches) the error is Temporary, and the connection
+// waits for the next call. When the listener's files were removed from outside
+// and could not be put back, the error says why.
 //
-// A dialer that says nothing, or something that is not allowed, is dropped and delays
-// nobody; one that sends descriptors that the kernel gets no answer for delays the
-// others by 50 ms.
+// A dialer that says nothing, or something that is not allowed, is dropped and
+// delays nobody; one that sends descriptors that the kernel gets no answer for
+// delays the others by 250 ms.
 func (l *Listener) AcceptConn() (*Conn, error) {
-	c, err := l.accept()
-	runtime.KeepAlive(l)
+	s, number, err := l.l.Accept()
 	if err != nil {
-		return nil, &net.OpError{Op: "accept", Net: "shm", Addr: l.addr, Err: err}
+		return nil, l.opError("accept", err)
 	}
-	return c, nil
+	p := s.Cred()
+	return newConn(s, l.addr, Addr{l.addr.Name, int(p.PID), p.UID, number}), nil
 }
 
 // Close stops listening and removes the listener's files. A waiting Accept
 // returns [net.ErrClosed]. Accepted connections go on; those that wait for
 // Accept are reset. A second Close returns [net.ErrClosed].
 func (l *Listener) Close() error {
-	err := l.close()
-	runtime.KeepAlive(l)
-	if err != nil {
-		return &net.OpError{Op: "close", Net: "shm", Addr: l.addr, Err: err}
-	}
-	return nil
+	return l.opError("close", l.l.Close())
 }
 
 // Addr returns the name that is listened on, an [Addr].
@@ -143,15 +193,17 @@ func (l *Listener) Addr() net.Addr { return l.addr }
 
 // Stats returns what the listener has counted. It never waits.
 func (l *Listener) Stats() ListenerStats {
-	st := l.stats()
+	st := ListenerStats(l.l.Stats())
 	runtime.KeepAlive(l)
 	return st
 }
 
 // ListenerStats are the counters of a listener, since it began to listen.
 type ListenerStats struct {
-	// Pending is how many have dialed and wait for Accept. The kernel keeps them and is asked, by
-	// sock_diag(7); where it does not tell, or the process is short of descriptors, they are not in it.
+	// Pending is how many have connected and were neither accepted nor
+	// refused yet. Those that the listener has not taken off its socket are
+	// counted by the kernel, by sock_diag(7); where the kernel does not
+	// answer, or the process is short of descriptors, they are left out.
 	Pending int
 
 	Accepted uint64 // connections that Accept has returned
@@ -162,10 +214,5 @@ type ListenerStats struct {
 // SetDeadline sets the time after which Accept returns an error that is
 // [os.ErrDeadlineExceeded]; the zero time means that there is none.
 func (l *Listener) SetDeadline(t time.Time) error {
-	err := l.setDeadline(t)
-	runtime.KeepAlive(l)
-	if err != nil {
-		return &net.OpError{Op: "set", Net: "shm", Addr: l.addr, Err: err}
-	}
-	return nil
+	return l.opError("set", l.l.SetDeadline(t))
 }

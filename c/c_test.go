@@ -21,10 +21,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"shmconn"
 )
 
-var long = flag.Bool("long", false, "send a million messages")
+var long = flag.Bool("long", os.Getenv("SHMCONN_FULL") != "", "send a million messages")
 
 const peerEnv = "SHMCONN_C_TEST_PEER"
 
@@ -80,6 +82,11 @@ func compile(t *testing.T, compiler, source string) (binary string) {
 		if _, err := os.ReadFile(file); err != nil {
 			t.Fatal(err)
 		}
+	}
+	empty := exec.Command(compiler, "-fsanitize=address,undefined", "-x", "c", "-", "-o", filepath.Join(binaryRoot, "empty"))
+	empty.Stdin = strings.NewReader("int main(void) { return 0; }\n")
+	if out, err := empty.CombinedOutput(); err != nil {
+		t.Skipf("%s has no sanitizers to link with: %v\n%s", compiler, err, out)
 	}
 	binary = filepath.Join(binaryRoot, key)
 	cmd := exec.Command(compiler, "-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-g",
@@ -421,6 +428,41 @@ func TestKill(t *testing.T) {
 				}
 				b.writes(1, "EPIPE")
 			})
+		})
+	})
+}
+
+// TestKillWithoutDescriptors kills the peer of an end whose RLIMIT_NOFILE is 0 by then, for
+// which poll(2) is EINVAL. Until then bytes come through, and a timeout works.
+func TestKillWithoutDescriptors(t *testing.T) {
+	eachCombination(t, func(t *testing.T, c combination) {
+		c.bothWays(t, func(t *testing.T, a, b *peer) {
+			var old unix.Rlimit
+			limit := func(l *unix.Rlimit) {
+				if err := unix.Prlimit(b.cmd.Process.Pid, unix.RLIMIT_NOFILE, l, &old); err != nil {
+					t.Fatal(err)
+				}
+			}
+			limit(nil)
+			limit(&unix.Rlimit{Max: old.Max})
+			b.say("receive 1 50 1024 1024")
+			time.Sleep(rand.N(3 * time.Millisecond))
+			a.does("send 1 50 1024 1024 0")
+			b.wants("ok")
+			b.say("read 20 1")
+			b.wants("reading")
+			if got, _ := b.counted(); got != "ETIMEDOUT" {
+				t.Errorf("read without a writer: got %q, want ETIMEDOUT", got)
+			}
+			b.say("read -1 65536")
+			b.wants("reading")
+			time.Sleep(rand.N(3 * time.Millisecond)) // to meet any stage of the wait
+			a.kill()
+			if got, _ := b.counted(); got != "ECONNRESET" {
+				t.Errorf("read when the peer is killed: got %q, want ECONNRESET", got)
+			}
+			b.writes(1, "EPIPE")
+			limit(&unix.Rlimit{Cur: old.Max, Max: old.Max}) // the leak checker opens files
 		})
 	})
 }

@@ -17,10 +17,12 @@
  *	-ECONNRESET    read: the peer has died, and all that it had written was read
  *	-ECONNREFUSED  dial: nobody listens on the name
  *	-EADDRINUSE    listen: somebody does
+ *	-EEXIST        listen: the name is that of a file that is no listener's
  *	-EACCES        not permitted, or files of another user
  *	-EPROTO        the other end, or a file, does not keep to the format
  *	-EPROTONOSUPPORT  it is of another version
  *	-EINVAL        a bad name, ring size, mode or flag
+ *	-ENOENT        no such directory, or no /proc
  *
  * and what else system calls say. Timeouts are in milliseconds; 0 does not wait, a negative one waits
  * for ever.
@@ -156,6 +158,8 @@ struct shmconn__conn_header {
 	uint64_t ring_size;
 	uint32_t flags, reserved;
 	unsigned char id[SHMCONN__ID];
+	unsigned char free[16];
+	char name[SHMCONN__MAX_NAME]; /* the listener's, for people to look at */
 };
 
 struct shmconn__end {
@@ -170,7 +174,7 @@ struct shmconn__ring_header {
 };
 
 _Static_assert(sizeof(struct shmconn__listener_page) == 80 && offsetof(struct shmconn__listener_page, accepted) == 64, "format");
-_Static_assert(sizeof(struct shmconn__conn_header) == 48 && offsetof(struct shmconn__conn_header, id) == 32, "format");
+_Static_assert(sizeof(struct shmconn__conn_header) == 192 && offsetof(struct shmconn__conn_header, id) == 32 && offsetof(struct shmconn__conn_header, name) == 64, "format");
 _Static_assert(sizeof(struct shmconn__ring_header) == 512, "format");
 _Static_assert(offsetof(struct shmconn__ring_header, consumed) == 128, "format");
 _Static_assert(offsetof(struct shmconn__ring_header, consumer.closed) == 264, "format");
@@ -204,8 +208,8 @@ struct shmconn {
 	atomic_int broken;    /* the peer does not keep to the format */
 	atomic_flag rx_busy;  /* a read is under way, or the writer tells for it */
 
-	int dir, file; /* of a dialer, while the segment may have a name; -1 if not */
-	char path[sizeof("shmconn.@") + SHMCONN__MAX_NAME + 2 * SHMCONN__ID];
+	int file;   /* of a dialer: the segment's, from which onlookers read the header; -1 if not */
+	int sealed; /* it is memory */
 };
 
 static int64_t shmconn__now(void) {
@@ -242,10 +246,16 @@ static int shmconn__reopen(int fd, int flags) {
 }
 
 static void shmconn__ring_bell(shmconn *c) {
-	ssize_t n;
-	do
-		n = write(c->ringer, "\1", 1);
-	while (n < 0 && errno == EINTR); /* EAGAIN: there are bytes enough */
+	for (int i = 0; i < 100; i++) {
+		ssize_t n;
+		do
+			n = write(c->ringer, "\1", 1);
+		while (n < 0 && errno == EINTR);
+		if (n > 0 || errno == EAGAIN || errno == EPIPE)
+			return; /* EAGAIN: there are bytes enough */
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* ENOMEM */
+	}
+	atomic_store(&c->gone, 1); /* the peer cannot be woken: closing is what is left */
 }
 
 /* Stores our position, and rings if the peer has parked since we have rung. */
@@ -286,8 +296,20 @@ static int shmconn__break(shmconn *c) {
 /* Looks whether the peer lives, for who does not sleep. */
 static void shmconn__check_peer(shmconn *c) {
 	struct pollfd p = {.fd = c->bell, .events = POLLIN};
-	if (poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR)) != 0)
+	int n = poll(&p, 1, 0);
+	if (n > 0 && (p.revents & (POLLHUP | POLLERR)) != 0)
 		atomic_store(&c->gone, 1);
+	if (n >= 0 || errno == EINTR)
+		return;
+	/* EINVAL, say, as RLIMIT_NOFILE is 0. A read takes out bytes that others sleep for. */
+	char bytes[64];
+	ssize_t r = read(c->bell, bytes, sizeof bytes);
+	if (r == 0)
+		atomic_store(&c->gone, 1);
+	if (r > 0) {
+		shmconn__wake(&c->rx);
+		shmconn__wake(&c->tx);
+	}
 }
 
 /* Whether who waits should look up. */
@@ -325,9 +347,12 @@ static int shmconn__spin(shmconn *c, struct shmconn__side *s) {
 static int shmconn__sleep(shmconn *c, struct shmconn__side *s, int64_t deadline) {
 	struct pollfd p[2] = {{.fd = c->bell, .events = POLLIN}, {.fd = s->token, .events = POLLIN}};
 	int n = poll(p, 2, shmconn__left(deadline));
-	if (n < 0)
-		return errno == EINTR ? 0 : -errno;
-	if (n == 0)
+	if (n < 0 && errno != EINTR) {
+		/* As in shmconn__check_peer: without poll it looks once a millisecond. */
+		shmconn__check_peer(c);
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+	}
+	if (n <= 0)
 		return deadline >= 0 && shmconn__now() >= deadline ? -ETIMEDOUT : 0;
 	if ((p[0].revents & POLLIN) != 0) {
 		char bytes[64];
@@ -357,7 +382,8 @@ static int shmconn__wait(shmconn *c, struct shmconn__side *s, int timeout_ms, in
 		atomic_store_explicit(&s->own->parked, s->epoch, memory_order_seq_cst);
 	} while (!shmconn__news(c, s) && (err = shmconn__sleep(c, s, deadline)) == 0 && !shmconn__news(c, s));
 	s->epoch++;
-	atomic_store_explicit(&s->own->parked, s->epoch, memory_order_relaxed);
+	if (!atomic_load(&c->broken)) /* nothing is stored after damage */
+		atomic_store_explicit(&s->own->parked, s->epoch, memory_order_relaxed);
 	atomic_store_explicit(&s->asleep, 0, memory_order_relaxed);
 	return err;
 }
@@ -384,9 +410,9 @@ static int64_t shmconn__ready(shmconn *c) {
 	return closed != 0 ? -ENODATA : gone ? -ECONNRESET : -EAGAIN;
 }
 
-/* Gives the room of all that was read back. */
+/* Gives the room of all that was read back, but not after damage. */
 static void shmconn__tell(shmconn *c) {
-	if (c->rx.told != c->rx.position)
+	if (c->rx.told != c->rx.position && !atomic_load(&c->broken))
 		shmconn__publish(c, &c->rx);
 }
 
@@ -520,10 +546,7 @@ static void shmconn__unlink_if_same(int dir, const char *name, int fd) {
 static void shmconn__free(shmconn *c) {
 	if (c->memory != NULL)
 		munmap(c->memory, c->mapped);
-	if (c->file >= 0 && c->path[0] != 0)
-		shmconn__unlink_if_same(c->dir, c->path, c->file);
 	shmconn__close_fd(&c->file);
-	shmconn__close_fd(&c->dir);
 	shmconn__close_fd(&c->ringer);
 	shmconn__close_fd(&c->bell);
 	shmconn__close_fd(&c->rx.token);
@@ -544,7 +567,7 @@ static shmconn *shmconn__new(uint64_t ring) {
 	if (c == NULL)
 		return NULL;
 	c->ring = ring;
-	c->bell = c->ringer = c->dir = c->file = c->tx.token = -1;
+	c->bell = c->ringer = c->file = c->tx.token = -1;
 	atomic_flag_clear(&c->rx_busy);
 	c->rx.token = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	c->tx.token = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -656,13 +679,38 @@ static int shmconn__pwrite(int fd, const void *from, size_t n, size_t at) {
 	return 0;
 }
 
-/* Without this a full directory would be a SIGBUS at some later store. */
-static int shmconn__reserve(int fd, size_t size) {
-	int rc;
-	do
-		rc = fallocate(fd, 0, 0, (off_t)size);
-	while (rc != 0 && errno == EINTR);
-	return rc == 0 ? 0 : -errno;
+/*
+ * Without this a full directory would be a SIGBUS at some later store. In pieces: before Linux 6.10
+ * a signal undoes what was not finished, so that the next piece is half as long.
+ */
+static int shmconn__reserve(int fd, size_t size, int64_t deadline) {
+	size_t piece = 1 << 20;
+	for (size_t at = 0; at < size;) {
+		if (deadline >= 0 && at > 0 && shmconn__now() >= deadline)
+			return -ETIMEDOUT;
+		size_t n = size - at < piece ? size - at : piece;
+		if (fallocate(fd, 0, (off_t)at, (off_t)n) == 0) {
+			at += n;
+		} else if (errno == EINTR) {
+			piece = n / 2 > shmconn__page() ? n / 2 : shmconn__page();
+		} else if (errno == EOPNOTSUPP) { /* ramfs */
+			static const char zeros[4096];
+			n = n < sizeof zeros ? n : sizeof zeros;
+			int err = shmconn__pwrite(fd, zeros, n, at);
+			if (err != 0)
+				return err;
+			at += n;
+		} else {
+			return -errno;
+		}
+	}
+	return 0;
+}
+
+/* Whether somebody has a lock on fd that a listener has; when in doubt, yes. */
+static int shmconn__write_locked(int fd) {
+	struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+	return fcntl(fd, F_OFD_GETLK, &l) != 0 || l.l_type == F_WRLCK;
 }
 
 static int shmconn__good_ring(uint64_t n) {
@@ -673,7 +721,7 @@ static int shmconn__good_ring(uint64_t n) {
 
 static int shmconn__trusted(uid_t uid) { return uid == 0 || uid == geteuid(); }
 
-/* Reads the listener segment. */
+/* Reads the listener segment. -EAGAIN: begin anew. */
 static int shmconn__lookup(int dir, const char *base, struct shmconn__listener_page *page) {
 	char name[sizeof("shmconn.") + SHMCONN__MAX_NAME];
 	snprintf(name, sizeof name, "shmconn.%s", base);
@@ -688,9 +736,9 @@ static int shmconn__lookup(int dir, const char *base, struct shmconn__listener_p
 		err = -EACCES;
 	if (err == 0)
 		err = shmconn__pread(fd, page, sizeof *page);
+	if (err == -ENODATA || (err == 0 && page->magic == 0)) /* it is being made, or put right */
+		err = shmconn__write_locked(fd) ? -EAGAIN : -ECONNREFUSED;
 	close(fd);
-	if (err == -ENODATA || (err == 0 && page->magic == 0))
-		return -ECONNREFUSED; /* it is being made */
 	if (err != 0)
 		return err;
 	if (page->magic != SHMCONN__LISTENER_MAGIC)
@@ -702,37 +750,45 @@ static int shmconn__lookup(int dir, const char *base, struct shmconn__listener_p
 	return 0;
 }
 
-/* Makes the segment of c, with a name if it is to have one. */
-static int shmconn__create(shmconn *c, int dir, const char *base, unsigned flags, unsigned char id[SHMCONN__ID]) {
+static int shmconn__memory(shmconn *c, const char *base) {
+	char name[sizeof("shmconn.") + SHMCONN__MAX_NAME];
+	snprintf(name, sizeof name, "shmconn.%s", base);
+	c->sealed = 1;
+	return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+}
+
+/* A file without a name; or memory, where the directory may not be written to. */
+static int shmconn__nameless(shmconn *c, int dir, const char *base, const unsigned char id[SHMCONN__ID]) {
+	int fd = openat(dir, ".", O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+		char digits[2 * SHMCONN__ID + 1], name[sizeof("shmconn.@") + SHMCONN__MAX_NAME + 2 * SHMCONN__ID];
+		shmconn__hex(digits, id, SHMCONN__ID);
+		snprintf(name, sizeof name, "shmconn.%s@%s", base, digits);
+		fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | SHMCONN__OPEN, 0600);
+		if (fd >= 0)
+			unlinkat(dir, name, 0);
+	}
+	if (fd < 0 && (errno == EACCES || errno == EPERM || errno == EROFS))
+		return shmconn__memory(c, base);
+	return fd;
+}
+
+/* Makes the segment of c. */
+static int shmconn__create(shmconn *c, int dir, const char *base, unsigned flags, int64_t deadline, unsigned char id[SHMCONN__ID]) {
 	struct shmconn__conn_header h = {
 	        .magic = SHMCONN__CONN_MAGIC, .version = SHMCONN__VERSION, .header_size = (uint32_t)shmconn__page(), .ring_size = c->ring, .flags = flags};
 	int err = shmconn__random(id, SHMCONN__ID);
 	if (err != 0)
 		return err;
 	memcpy(h.id, id, SHMCONN__ID);
-	if ((flags & SHMCONN_ANONYMOUS) != 0) {
-		c->file = memfd_create("shmconn", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-		if (c->file < 0)
-			return -errno;
-	} else {
-		char digits[2 * SHMCONN__ID + 1], name[sizeof c->path];
-		shmconn__hex(digits, id, SHMCONN__ID);
-		snprintf(name, sizeof name, "shmconn.%s@%s", base, digits);
-		c->dir = fcntl(dir, F_DUPFD_CLOEXEC, 0);
-		if (c->dir < 0)
-			return -errno;
-		c->file = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | SHMCONN__OPEN, 0600);
-		if (c->file < 0)
-			return -errno;
-		memcpy(c->path, name, sizeof name);
-		err = shmconn__lock(c->file);
-		if (err != 0 && err != -EAGAIN)
-			return err;
-	}
-	err = shmconn__reserve(c->file, shmconn__page() + 2 * (size_t)c->ring);
+	memcpy(h.name, base, strlen(base));
+	c->file = (flags & SHMCONN_ANONYMOUS) != 0 ? shmconn__memory(c, base) : shmconn__nameless(c, dir, base, id);
+	if (c->file < 0)
+		return -errno;
+	err = shmconn__reserve(c->file, shmconn__page() + 2 * (size_t)c->ring, deadline);
 	if (err != 0)
 		return err;
-	if ((flags & SHMCONN_ANONYMOUS) != 0 && fcntl(c->file, F_ADD_SEALS, SHMCONN__SEALS) != 0)
+	if (c->sealed && fcntl(c->file, F_ADD_SEALS, SHMCONN__SEALS) != 0)
 		return -errno;
 	err = shmconn__pwrite(c->file, &h, sizeof h, 0);
 	return err != 0 ? err : shmconn__map(c, c->file);
@@ -754,7 +810,7 @@ static int shmconn__connect(int dir, const char *base, int64_t deadline) {
 	snprintf(name, sizeof name, "shmconn.%s@sock", base);
 	int at = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (at < 0)
-		return errno == ENOENT ? -ECONNREFUSED : -errno;
+		return errno == ENOENT ? -EAGAIN : -errno;
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d", at);
 	struct stat st;
@@ -762,7 +818,7 @@ static int shmconn__connect(int dir, const char *base, int64_t deadline) {
 	int err = sock < 0 || fstat(at, &st) != 0 ? -errno : S_ISSOCK(st.st_mode) ? 0 : -EPROTO;
 	while (err == 0 && connect(sock, (struct sockaddr *)&address, sizeof address) != 0) {
 		if (errno != EAGAIN && errno != EINTR)
-			err = errno == ENOENT ? -ECONNREFUSED : -errno;
+			err = errno == ECONNREFUSED ? -EAGAIN : -errno; /* ENOENT: there is no /proc */
 		else if (deadline >= 0 && shmconn__now() >= deadline)
 			err = -ETIMEDOUT;
 		else
@@ -814,15 +870,17 @@ static int shmconn__introduce(int dir, const char *base, int64_t deadline, shmco
 		return -errno;
 	unsigned char id[SHMCONN__ID];
 	int ours[2] = {-1, -1}, theirs[2] = {-1, -1}, sock = -1;
-	if ((err = shmconn__create(c, dir, base, page.flags, id)) != 0 || (err = shmconn__pipe(ours)) != 0 || (err = shmconn__pipe(theirs)) != 0)
+	if ((err = shmconn__create(c, dir, base, page.flags, deadline, id)) != 0 || (err = shmconn__pipe(ours)) != 0 || (err = shmconn__pipe(theirs)) != 0)
 		goto done;
 	/* Open for reading, too, so that to ring a peer that is gone is no SIGPIPE. */
 	if ((err = c->ringer = shmconn__reopen(theirs[1], O_RDWR)) < 0)
 		goto done;
 	if ((err = sock = shmconn__connect(dir, base, deadline)) < 0)
 		goto done;
-	if ((err = shmconn__lookup(dir, base, &again)) != 0)
+	if ((err = shmconn__lookup(dir, base, &again)) != 0) {
+		err = err == -ECONNREFUSED ? -EAGAIN : err;
 		goto done;
+	}
 	err = -EAGAIN;
 	if (again.ring_size != page.ring_size || again.flags != page.flags)
 		goto done;
@@ -839,7 +897,7 @@ done:
 		shmconn__free(c);
 		return err;
 	}
-	if (c->path[0] == 0)
+	if (c->sealed)
 		shmconn__close_fd(&c->file);
 	shmconn__sides(c, 1);
 	*conn = c;
@@ -852,9 +910,11 @@ int shmconn_dial(const char *name, int timeout_ms, shmconn **conn) {
 	int dir = shmconn__open_dir(name, base);
 	if (dir < 0)
 		return dir == -ENOENT ? -ECONNREFUSED : dir;
-	int err = -EAGAIN;
-	for (int i = 0; i < 16 && err == -EAGAIN; i++)
+	int err = shmconn__introduce(dir, base, deadline, conn);
+	for (int i = 1; i < 16 && err == -EAGAIN && (deadline < 0 || shmconn__now() < deadline); i++) {
+		nanosleep(&(struct timespec){.tv_nsec = i < 7 ? 100000 << i : 10000000}, NULL);
 		err = shmconn__introduce(dir, base, deadline, conn);
+	}
 	close(dir);
 	return err == -EAGAIN ? -ECONNREFUSED : err;
 }
@@ -876,10 +936,43 @@ struct shmconn_listener {
 	} dialers[SHMCONN__MAX_SILENT];
 };
 
-/* Whether somebody has a lock on fd that a listener has; when in doubt, yes. */
-static int shmconn__write_locked(int fd) {
-	struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
-	return fcntl(fd, F_OFD_GETLK, &l) != 0 || l.l_type == F_WRLCK;
+static int shmconn__all_zero(const unsigned char *p, size_t n) {
+	while (n > 0 && p[n - 1] == 0)
+		n--;
+	return n == 0;
+}
+
+/*
+ * Whether the file behind fd is what a listener has left: empty, a page of zeros, or a page that is
+ * whole but perhaps for its magic number. Anything else is somebody's data.
+ */
+static int shmconn__is_listener(int fd) {
+	struct stat st;
+	struct shmconn__listener_page p;
+	if (fstat(fd, &st) != 0)
+		return 0;
+	if (st.st_size == 0)
+		return 1;
+	if (st.st_size != (off_t)shmconn__page())
+		return 0;
+	unsigned char *page = malloc(shmconn__page());
+	int is = 0;
+	if (page != NULL && shmconn__pread(fd, page, shmconn__page()) == 0) {
+		memcpy(&p, page, sizeof p);
+		is = p.magic == SHMCONN__LISTENER_MAGIC || shmconn__all_zero(page, shmconn__page()) ||
+		     (p.magic == 0 && p.version == SHMCONN__VERSION && p.header_size == shmconn__page() && shmconn__good_ring(p.ring_size) &&
+		      (p.flags & ~1u) == 0 && shmconn__all_zero(page + sizeof p, shmconn__page() - sizeof p));
+	}
+	free(page);
+	return is;
+}
+
+/* Whether the file behind fd, which has the name of one, is a connection segment, or the beginning of one. */
+static int shmconn__is_conn(int fd, off_t size) {
+	struct shmconn__conn_header h;
+	size_t n = size < (off_t)sizeof h ? (size_t)size : sizeof h;
+	memset(&h, 0, sizeof h);
+	return shmconn__pread(fd, &h, n) == 0 && (h.magic == SHMCONN__CONN_MAGIC || shmconn__all_zero((unsigned char *)&h, n));
 }
 
 /* Opens or makes the segment and locks it, once. -EAGAIN: begin again. */
@@ -901,6 +994,8 @@ static int shmconn__take_once(shmconn_listener *l) {
 	if (err == -EAGAIN) {
 		if (shmconn__write_locked(l->file))
 			return -EADDRINUSE;
+		if (!shmconn__is_listener(l->file))
+			return -EEXIST;
 		shmconn__unlink_if_same(l->dir, l->name, l->file); /* a dialer has a lock for reading: it may keep the file */
 		return -EAGAIN;
 	}
@@ -913,6 +1008,8 @@ static int shmconn__take_once(shmconn_listener *l) {
 			return -errno;
 		return -EAGAIN;
 	}
+	if (!shmconn__is_listener(l->file))
+		return -EEXIST;
 	l->locked = 1;
 	return 0;
 }
@@ -938,7 +1035,8 @@ static void shmconn__sweep(shmconn_listener *l) {
 	}
 	for (struct dirent *e; (e = readdir(d)) != NULL;) {
 		struct stat st;
-		if (strncmp(e->d_name, draft, strlen(draft)) == 0) {
+		if (strncmp(e->d_name, draft, strlen(draft)) == 0 && strlen(e->d_name) == strlen(draft) + 16 &&
+		    strspn(e->d_name + strlen(draft), "0123456789abcdef") == 16) {
 			if (fstatat(l->dir, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISSOCK(st.st_mode) && st.st_uid == geteuid())
 				unlinkat(l->dir, e->d_name, 0);
 			continue;
@@ -948,7 +1046,8 @@ static void shmconn__sweep(shmconn_listener *l) {
 		int fd = openat(l->dir, e->d_name, O_RDWR | SHMCONN__OPEN);
 		if (fd < 0)
 			continue;
-		if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 022) == 0 && st.st_uid == geteuid() && shmconn__lock(fd) == 0)
+		if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 022) == 0 && st.st_uid == geteuid() && shmconn__lock(fd) == 0 &&
+		    shmconn__is_conn(fd, st.st_size))
 			shmconn__unlink_if_same(l->dir, e->d_name, fd);
 		close(fd);
 	}
@@ -1012,7 +1111,7 @@ static int shmconn__announce(shmconn_listener *l, mode_t mode) {
 	shmconn__sweep(l);
 	if (ftruncate(l->file, (off_t)shmconn__page()) != 0)
 		return -errno;
-	if ((err = shmconn__reserve(l->file, shmconn__page())) != 0 || (err = shmconn__pwrite(l->file, &l->page, sizeof l->page, 0)) != 0 ||
+	if ((err = shmconn__pwrite(l->file, &l->page, sizeof l->page, 0)) != 0 ||
 	    (err = shmconn__open_socket(l, mode)) != 0)
 		return err;
 	l->page.magic = SHMCONN__LISTENER_MAGIC;
@@ -1040,7 +1139,7 @@ int shmconn_listen(const char *name, size_t ring_size, mode_t mode, unsigned fla
 		ring_size = 256 << 10;
 	if (mode == 0)
 		mode = 0600;
-	if (!shmconn__good_ring(ring_size) || (mode & ~(mode_t)0777) != 0 || (flags & ~(unsigned)SHMCONN_ANONYMOUS) != 0)
+	if (!shmconn__good_ring(ring_size) || (mode & ~(mode_t)0777) != 0 || (mode & 0600) != 0600 || (mode & 060) == 020 || (mode & 06) == 02 || (flags & ~(unsigned)SHMCONN_ANONYMOUS) != 0)
 		return -EINVAL;
 	shmconn_listener *l = calloc(1, sizeof *l);
 	if (l == NULL)
@@ -1114,19 +1213,16 @@ static int shmconn__check(shmconn_listener *l, int fd, const unsigned char id[SH
 	struct stat st;
 	struct shmconn__conn_header h;
 	if (fstat(fd, &st) != 0)
-		return -errno;
+		return -EPROTO;
 	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != shmconn__page() + 2 * l->page.ring_size)
 		return -EPROTO;
-	if ((l->page.flags & SHMCONN_ANONYMOUS) != 0) {
+	if ((l->page.flags & SHMCONN_ANONYMOUS) != 0 || st.st_dev != l->st.st_dev) {
 		int seals = fcntl(fd, F_GET_SEALS);
 		if (seals < 0 || (seals & SHMCONN__SEALS) != SHMCONN__SEALS)
 			return -EPROTO;
-	} else if (st.st_dev != l->st.st_dev) {
-		return -EPROTO;
 	}
-	int err = shmconn__pread(fd, &h, sizeof h); /* as a file: memory would fault if it were truncated */
-	if (err != 0)
-		return err;
+	if (shmconn__pread(fd, &h, sizeof h) != 0) /* as a file: memory would fault if it were truncated */
+		return -EPROTO;
 	if (h.magic != SHMCONN__CONN_MAGIC || h.version != SHMCONN__VERSION || h.header_size != l->page.header_size ||
 	    h.ring_size != l->page.ring_size || h.flags != l->page.flags || memcmp(h.id, id, SHMCONN__ID) != 0)
 		return -EPROTO;
@@ -1156,8 +1252,8 @@ static int shmconn__attach(shmconn_listener *l, int sock, shmconn **conn) {
 	err = 0;
 	shmconn__sides(c, 0);
 	if ((l->page.flags & SHMCONN_ANONYMOUS) == 0) {
-		char digits[2 * SHMCONN__ID + 1], path[sizeof c->path];
-		shmconn__hex(digits, id, SHMCONN__ID);
+		char digits[2 * SHMCONN__ID + 1], path[sizeof("shmconn.@") + SHMCONN__MAX_NAME + 2 * SHMCONN__ID];
+		shmconn__hex(digits, id, SHMCONN__ID); /* of a dialer that gives it a name */
 		snprintf(path, sizeof path, "%s@%s", l->name, digits);
 		shmconn__unlink_if_same(l->dir, path, fds[0]);
 	}

@@ -1,5 +1,5 @@
-// Package stats adds up what the connections of a program have counted, for package
-// expvar and whatever else publishes figures. A [Set] is an expvar.Var:
+// Package stats adds up what the connections of a program have counted, for
+// package expvar and whatever else publishes figures. A [Set] is an expvar.Var:
 //
 //	var conns stats.Set
 //	expvar.Publish("shmconn", &conns)
@@ -21,11 +21,11 @@ import (
 	"shmconn"
 )
 
-// A Set holds connections, each until it is closed, and what those counted that were.
-// The zero Set is empty and ready to use, by any number of goroutines.
+// A Set holds connections, each until it is closed, and what those counted that
+// were. The zero Set is empty and ready to use, by any number of goroutines.
 //
-// A Set does not keep a connection alive. Where one is dropped without Close, what it
-// has counted since the last Snapshot is lost.
+// A Set does not keep a connection alive. Where one is dropped without Close,
+// what it has counted since the last Snapshot is lost.
 type Set struct {
 	mu       sync.Mutex // guards the following
 	conns    []*member
@@ -64,8 +64,8 @@ type Listener struct {
 	shmconn.ListenerStats
 }
 
-// A Name is the sum of the connections with a name, those that were closed included. It
-// never falls, but for Open and Buffered.
+// A Name is the sum of the connections with a name, those that were closed
+// included. It never falls, but for Open and Buffered.
 type Name struct {
 	Name         string
 	Added        uint64 // connections, ever
@@ -80,6 +80,9 @@ type Name struct {
 	Waits        uint64
 	Parks        uint64
 	Rings        uint64
+
+	// Why waits went to sleep, as in [shmconn.Stats]: these make up Parks.
+	ParksAlways, ParksGap, ParksContended, ParksNear, ParksSpent uint64
 }
 
 // A Conn is a connection that is open.
@@ -102,7 +105,8 @@ func (s *Set) Add(c *shmconn.Conn) {
 	s.name(name).Added++
 }
 
-// name returns the sum of a name, whose fields are the callers' while they hold mu.
+// name returns the sum of a name, whose fields are the callers' while they hold
+// mu.
 func (s *Set) name(name string) *Name {
 	n := s.names[name]
 	if n == nil {
@@ -115,8 +119,8 @@ func (s *Set) name(name string) *Name {
 	return n
 }
 
-// Listener adds l to s until it is closed, and returns it with an Accept that adds the
-// connections that it returns.
+// Listener adds l to s until it is closed, and returns it with an Accept that
+// adds the connections that it returns.
 func (s *Set) Listener(l *shmconn.Listener) net.Listener {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,7 +157,8 @@ func (s *Set) DialContext(d *shmconn.Dialer) func(ctx context.Context, network, 
 	}
 }
 
-// Snapshot returns what s holds now. It asks each connection, and waits for none.
+// Snapshot returns what s holds now. It asks each connection, and waits for
+// none.
 func (s *Set) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,6 +215,11 @@ func (n *Name) add(st shmconn.Stats) {
 	n.Waits += st.Waits
 	n.Parks += st.Parks
 	n.Rings += st.Rings
+	n.ParksAlways += st.ParksAlways
+	n.ParksGap += st.ParksGap
+	n.ParksContended += st.ParksContended
+	n.ParksNear += st.ParksNear
+	n.ParksSpent += st.ParksSpent
 }
 
 // String returns a Snapshot as JSON.

@@ -108,6 +108,9 @@ func TestWaits(t *testing.T) {
 	want(t, "waits, parks, rings", []uint64{sum.Waits, sum.Parks, sum.Rings},
 		[]uint64{a.Waits + b.Waits, a.Parks + b.Parks, a.Rings + b.Rings})
 	want(t, "time", []time.Duration{sum.ReadWait, sum.WriteWait}, []time.Duration{a.ReadWait + b.ReadWait, a.WriteWait + b.WriteWait})
+	if causes := sum.ParksAlways + sum.ParksGap + sum.ParksContended + sum.ParksNear + sum.ParksSpent; causes != sum.Parks {
+		t.Errorf("%d parks, whose causes are %d", sum.Parks, causes)
+	}
 	if sum.Waits == 0 || sum.Parks == 0 || sum.Rings == 0 || sum.ReadWait == 0 || sum.WriteWait != 0 {
 		t.Errorf("a Read that slept was not counted: %+v", sum)
 	}
@@ -132,17 +135,11 @@ func TestListeners(t *testing.T) {
 				}
 				defer c.Close()
 			}
-			for l.Stats().Pending < 3 { // or forever, which ends by -timeout
-				runtime.Gosched()
-			}
 			c, err := s.Listener(l).Accept() // a second time
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			for l.Stats().Pending != 2 {
-				runtime.Gosched()
-			}
 			orders := shmconn.ListenerStats{Pending: 2, Accepted: 1}
 			want(t, "listeners", s.Snapshot().Listeners, []stats.Listener{{1, "feed", shmconn.ListenerStats{}}, {2, "orders", orders}})
 			l.Close()

@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-var long = flag.Bool("long", false, "make the large searches, too")
+var long = flag.Bool("long", os.Getenv("SHMCONN_FULL") != "", "make the large searches, too")
 
 // A run is one search of one model. Mutants break one line of the protocol
 // each; the search of each must find an error.
@@ -36,16 +36,22 @@ var runs = []run{
 	{model: "bell", defines: "-DDEATH", mutants: "NO_PASS"},
 	{model: "close", mutants: "POSITION_FIRST GONE_FIRST CLOSED_EARLY LOCK_IS_REF NO_RING GUEST_FIRST"},
 	{model: "close", defines: "-DLEAVES", large: true},
-	{model: "turn", defines: "-DEXPIRE", mutants: "NO_BARRIER NO_RETRY BLIND"},
+	{model: "turn", defines: "-DEXPIRE -DOPEN -DCALLERS=3", mutants: "NO_BARRIER EARLY ASLEEP SELFISH"},
+	{model: "turn", defines: "-DCALLERS=1", mutants: "BLIND"},
+	{model: "turn", defines: "-DEXPIRE", large: true},
 	{model: "turn", defines: "-DSHUT", large: true},
 	{model: "turn", defines: "-DCALLS=2", large: true},
+	{model: "lend", mutants: "EARLY"},
+	{model: "lend", defines: "-DTWICE", mutants: "NO_BARRIER BLIND NO_LOOK"},
 	{model: "ends", defines: "-DB=0", mutants: "CHECK_FIRST LATE_PUBLISH NO_PASS"},
 	{model: "ends", large: true},
 	{model: "ends", defines: "-DA=1 -DB=0 -DCLOSE", mutants: "CLOSED_EARLY", large: true},
 	{model: "ends", defines: "-DA=1 -DB=0 -DDEATH", mutants: "POSITION_FIRST"},
 	{model: "ends", defines: "-DB=0 -DDEATH", large: true},
-	{model: "seats", defines: "-DAPPOINT -DN=3 -DCAP=1 -DINTR=2", mutants: "NO_RECHECK BLIND NO_SECOND_LOOK"},
-	{model: "seats", defines: "-DAPPOINT -DN=4 -DCAP=2 -DINTR=1", mutants: "NO_RECHECK BLIND", large: true},
+	{model: "slots", defines: "-DPROMOTE -DN=3 -DCAP=1 -DINTR=2", mutants: "NO_RECHECK BLIND NO_SECOND_LOOK"},
+	{model: "slots", defines: "-DPROMOTE -DN=4 -DCAP=2 -DINTR=1", mutants: "NO_RECHECK BLIND", large: true},
+	{model: "spare", mutants: "OFFER_EARLY WITHDRAW_BLIND TAKE_BLIND UNREAD"},
+	{model: "spare", defines: "-DWATCH", mutants: "OFFER_BLIND WATCH_BLIND"},
 }
 
 func TestModels(t *testing.T) {

@@ -1,16 +1,21 @@
 /*
- * The turn that calls take (side.go, internal/dekker), on x86-TSO.
+ * The turn that calls take (internal/turn, internal/dekker), on x86-TSO.
  *
  * Callers take `held` by a LOCKed step and give it back by a plain store, which
- * stays in the store buffer of their processor for a while. A closer sets `shut`
- * (with -DSHUT once more before), and then `closed`. A guest keeps the memory mapped while it
- * looks. With -DEXPIRE the first caller may leave the queue at any time. Each
- * process has a processor of its own; a barrier empties the buffers of all, as
- * membarrier(2) does.
+ * stays in the store buffer of their processor for a while; but until `cheap` is
+ * set, at whatever moment, they give it back by a LOCKed step, and a barrier does
+ * nothing. A closer sets `shut` and `closed` at once
+ * (with -DSHUT `shut` once more before), and waits until it has been hung up. A
+ * reference keeps the memory mapped while its owner looks. A caller that finds the lock taken
+ * queues up; the first in the queue is woken and tries, and may, at any time, ask for
+ * the lock to be handed over (`starving`). With -DOPEN the closer comes when the callers
+ * are done, so that nobody leaves because of the close. With -DEXPIRE the first caller may leave the
+ * queue at any time. Each process has a processor of its own; a barrier empties the
+ * buffers of all, as membarrier(2) does.
  *
- * Properties: one holder at a time; nobody touches memory that is unmapped; who
- * queues up gets the side or leaves at the close (no invalid end states); by the
- * time all are done the side has retired, once, and what was shut was hung up
+ * Properties: one holder at a time; nobody touches memory that is unmapped; a caller that
+ * queues up gets the lock or leaves at the close (no invalid end states); by the
+ * time all are done the turn is released, once, and what was shut was hung up
  * before that.
  */
 #ifndef CALLERS
@@ -26,19 +31,28 @@
 bool held;
 bool giving[PROCS];	/* held = 0 is in this processor's store buffer */
 
-/* the bits of side.word, which are changed by LOCKed steps only */
+/* the bits of Turn.state, which are changed by LOCKed steps only */
 bool queued, shut, closed, retired;
 byte guests;
+bool starving;		/* the same; it is looked at by itself */
 #define WORD	(queued + 2 * shut + 4 * closed + 8 * retired + 16 * guests)
 
-chan queue = [CALLERS] of { byte };	/* under side.mu */
+chan queue = [CALLERS] of { byte };	/* under Turn.mu, as the next two */
+bool woken;		/* the first in the queue was woken and has not looked yet */
 bool granted[PROCS];
-bool flag;		/* flagClosed, set before closed */
+bool token[PROCS];	/* waiter.look */
+bool flag;		/* what StopErr returns, set before closed */
+
+bool cheap;		/* the process is registered for membarrier */
+
+active proctype registrar() {
+	cheap = 1
+}
 
 /* ghosts */
 byte inside;		/* calls that have the side */
 byte visiting;		/* guests that look at memory */
-byte retirements, done;
+byte retirements, done, absent;
 bool hung;
 
 /* a store buffer drains at some time */
@@ -47,7 +61,9 @@ end:	do
 	:: atomic { giving[0] -> giving[0] = 0; held = 0 }
 	:: atomic { giving[1] -> giving[1] = 0; held = 0 }
 	:: atomic { giving[2] -> giving[2] = 0; held = 0 }
+#if PROCS > 3
 	:: atomic { giving[3] -> giving[3] = 0; held = 0 }
+#endif
 #if PROCS > 4
 	:: atomic { giving[4] -> giving[4] = 0; held = 0 }
 #endif
@@ -64,7 +80,9 @@ inline barrier() {	/* sync: turn */
 #ifdef MUTANT_NO_BARRIER
 	skip
 #else
-	atomic {
+	if
+	:: !cheap
+	:: cheap -> atomic {
 		n = 0;
 		do
 		:: n < PROCS ->
@@ -77,6 +95,7 @@ inline barrier() {	/* sync: turn */
 		od;
 		n = 0
 	}
+	fi
 #endif
 }
 
@@ -87,10 +106,17 @@ inline take() {
 
 /* Flag.Give */
 inline give() {		/* sync: turn */
-	giving[me] = 1
+	if
+	:: cheap -> giving[me] = 1
+#ifdef MUTANT_EARLY
+	:: !cheap -> giving[me] = 1
+#else
+	:: !cheap -> atomic { FENCED -> held = 0 }
+#endif
+	fi
 }
 
-inline retire() {
+inline release() {
 	do
 	:: 1 ->
 		look = WORD;
@@ -112,81 +138,115 @@ inline retire() {
 			:: else
 			fi
 		}
-#ifdef MUTANT_NO_RETRY
-		break
-#endif
 	od;
 	look = 0
 }
 
-/* under side.mu */
-inline grant() {
+/* under Turn.mu: the first in the queue is woken, unless it was */
+inline wake() {
 	atomic {
 		FENCED ->
-		ok = 0;
 		if
-		:: nempty(queue) ->
-			queue?who;
-			queued = nempty(queue);
-			inside++;	/* for who */
-			assert(inside == 1);
-			granted[who] = 1;
-			who = 0; ok = 1
-		:: empty(queue)
+		:: nempty(queue) && !woken ->
+			woken = 1;
+			queue?<who>;
+			token[who] = 1; who = 0
+		:: empty(queue) || woken
 		fi
 	}
 }
 
-inline heed() {
+/* under Turn.mu: it, which is in the queue, leaves it */
+inline remove(it) {
+	queue?<who>;
+	if
+	:: who == it -> woken = 0
+	:: else
+	fi;
+	who = 0;
+	queue??eval(it);
+	queued = nempty(queue);
+	starving = starving && queued
+}
+
+inline serve() {
 	do
-	:: 1 ->
-		look = WORD;
-		if
-		:: !(look & 2) && ((look & 5) != 1) -> retire(); break
-		:: else
-		fi;
-		look = 0;
+	:: !shut -> break
+	:: shut ->
 		take();
 		if
-		:: !ok -> retire(); break
-		:: else -> ok = 0
-		fi;
-		if
-		:: shut ->
-			assert(!retired); hung = 1;	/* it touches memory */
-			shut = 0
-		:: !shut
-		fi;
-		if
-#ifdef MUTANT_BLIND
-		:: 1 ->
-#else
-		:: closed
-		:: !closed ->
-#endif
-			grant();
+		:: !ok -> break
+		:: ok ->
+			ok = 0;
 			if
-			:: ok -> break
-			:: else
-			fi
-		fi;
-		give()
+			:: shut ->
+				assert(!retired); inside++; assert(inside == 1);
+				hung = 1;	/* it touches memory */
+				inside--;
+				atomic { FENCED -> shut = 0 }
+			:: !shut
+			fi;
+			give()
+		fi
 	od;
-	ok = 0
+	if
+	:: queued && !TAKEN -> wake()
+	:: else
+	fi;
+	release()
 }
 
 inline settle() {	/* sync: turn */
 	barrier();
-	heed()
+	serve()
+}
+
+/* Turn.pass: the lock goes to the first in the queue */
+inline pass() {
+	atomic {
+		FENCED ->
+		if
+		:: starving && !shut && !closed && nempty(queue) ->
+			queue?<who>;
+			starving = 0;
+			queue?who; queued = nempty(queue); woken = 0;
+			granted[who] = 1; token[who] = 1;
+			who = 0; ok = 1
+		:: !starving || shut || closed || empty(queue)
+		fi
+	}
 }
 
 inline unlock() {
-	assert(!retired);
-	inside--;
-	give();
+	assert(!retired && inside == 1);
 	if
-	:: (WORD & 7) -> heed()	/* sync: turn */
-	:: !(WORD & 7)
+	:: queued || starving -> pass()
+	:: else
+	fi;
+	if
+	:: ok -> ok = 0		/* inside stays 1, for the one that has it now */
+	:: else ->
+		inside--;
+		give();
+		if
+		:: (WORD & 7) -> serve()	/* sync: turn */
+		:: !(WORD & 7)
+		fi
+	fi
+}
+
+/* the caller has just taken the lock: it is of use unless the turn is closed */
+inline enter() {
+	if
+#ifdef MUTANT_BLIND
+	:: atomic { inside++; assert(inside == 1 && !retired) };
+		unlock()
+#endif
+	:: atomic { !closed -> inside++; assert(inside == 1 && !retired) };
+		unlock()
+	:: closed ->
+		give();
+		serve()
 	fi
 }
 
@@ -202,35 +262,78 @@ proctype caller(byte me) {
 		if
 		:: ok ->
 			ok = 0;
-			if
-			:: atomic { !closed -> inside++; assert(inside == 1 && !retired) };
-				unlock()
-			:: closed ->
-				give();
-				heed();
-				break
-			fi
+			enter()
 		:: !ok ->
-			atomic { FENCED -> queue!me; queued = 1 };
-			settle();
+			atomic {
+				FENCED ->
+				n = empty(queue);
+				queue!me; queued = 1
+			};
 			if
-			:: atomic { granted[me] -> granted[me] = 0 };
-				unlock()
+			:: n -> n = 0; settle()
+			:: else
+			fi;
+			do
+			:: atomic { token[me] -> token[me] = 0 };
+				atomic {
+					FENCED ->	/* Turn.tries, under Turn.mu */
+					if
+					:: granted[me] -> granted[me] = 0; ok = 1; n = 1
+					:: !granted[me] ->
+						queue?<who>;
+						if
+						:: who == me ->
+							who = 0;
+#ifndef MUTANT_ASLEEP
+							woken = 0;
+#endif
+							if
+							:: !held -> held = 1; ok = 1; remove(me)
+							:: held && !closed -> starving = 1
+							:: held
+							fi
+						:: else -> who = 0
+						fi
+					fi
+				};
+				if
+				:: ok && n -> ok = 0; n = 0;	/* inside is ours already */
+					if
+					:: !closed -> unlock()
+					:: closed -> inside--; give(); serve()
+					fi;
+					break
+				:: ok && !n -> ok = 0; enter(); break
+				:: else
+				fi
 			:: atomic { (flag
 #ifdef EXPIRE
 				|| me == 0
 #endif
-				) && !granted[me] ->
-				queue??eval(me);
-				queued = nempty(queue) };
+				) ->
 				if
-				:: flag -> break
-				:: else
-				fi
-			fi
+				:: granted[me] -> granted[me] = 0; ok = 1
+				:: !granted[me] -> remove(me)
+				fi;
+				token[me] = 0 };
+				if
+				:: ok -> ok = 0;
+					if
+					:: !closed -> unlock()
+					:: closed -> inside--; give(); serve()
+					fi
+				:: else ->
+#ifndef MUTANT_SELFISH
+					serve()
+#else
+					skip
+#endif
+				fi;
+				break
+			od
 		fi
 	od;
-	done++
+	atomic { absent++; done++ }
 }
 
 inline ask(it) {
@@ -251,12 +354,17 @@ proctype closer(byte me) {
 	bool ok;
 	byte n, look, who;
 
+#ifdef OPEN
+	absent == CALLERS;
+#endif
 #ifdef SHUT
 	ask(shut);	/* CloseWrite */
+	!shut;		/* AwaitShut */
 #endif
 	flag = 1;
-	ask(shut);
-	ask(closed);
+	atomic { FENCED -> shut = 1; closed = 1 };	/* Close sets both */
+	settle();	/* sync: turn */
+	!shut;
 	done++
 }
 
@@ -285,7 +393,9 @@ active proctype check() {
 init {
 	atomic {
 		run caller(0);
+#if CALLERS > 1
 		run caller(1);
+#endif
 #if CALLERS > 2
 		run caller(2);
 #endif

@@ -4,9 +4,14 @@ package dekker
 
 import "sync/atomic"
 
-func registered() bool { return false }
+// Register does nothing: there is no Barrier to be had.
+func Register() {}
+
+func cheap() bool { return false }
 
 // Barrier does nothing: Give has the fence.
 func Barrier() {}
 
-func release(p *atomic.Uint32) { p.Store(0) }
+func release(p *atomic.Uint32) { giveFenced(p) }
+
+func occupy(p *atomic.Uint32) { occupyFenced(p) }

@@ -1,44 +1,66 @@
-// Package dekker has a flag that costs one fence to take and none to give back.
+// Package dekker has a flag that costs one fence to take and none to give back,
+// and a gate that one goroutine goes in and out of without any.
 //
-// Whoever wants something of the holder stores what, and then looks whether the flag is
-// taken. Whoever gives it back then looks whether something is wanted. These are two
-// stores, each followed by a load of the other's word, and at least one of the two has
-// to see the other's store: both need a fence in between. Giving back happens with each
-// call, wanting something seldom: so the one who wants pays for both. Its Barrier makes
-// every thread of the process run a fence.
+// Whoever wants something of the holder stores what, and then looks whether the
+// flag is taken. Whoever gives it back then looks whether something is wanted.
+// These are two stores, each followed by a load of the other's word, and at
+// least one of the two has to see the other's store: both need a fence in
+// between. Giving back happens with each call, wanting something seldom: so the
+// one who wants pays for both. Its Barrier makes every thread of the process
+// run a fence.
 //
-// The idea is that of Dice, Huang and Yang, "Asymmetric Dekker Synchronization" (2001);
-// the barrier is membarrier(2). Only amd64 needs it: the atomic store of other
-// processors that Go has is not followed by a fence of its own, and yet stays before the
-// load. Where the kernel does not let us, and under the race detector, the flag is given back
-// by an atomic store.
+// The idea is that of Dice, Huang and Yang, "Asymmetric Dekker Synchronization"
+// (2001); the barrier is membarrier(2). Only amd64 needs it: the atomic store
+// of other processors that Go has is not followed by a fence of its own, and
+// yet stays before the load. Where the kernel does not let us, and under the
+// race detector, the flag is given back by an atomic store.
 package dekker
 
 import "sync/atomic"
 
 // A Flag is taken by one goroutine at a time. The zero Flag is not taken.
-type Flag struct {
-	taken atomic.Uint32
-	cheap bool // Give does without the fence, because Barrier has it
-}
+type Flag struct{ taken atomic.Uint32 }
 
-// Init prepares f, which nobody uses yet. Without it f works, and costs a fence more.
-func (f *Flag) Init() { f.cheap = registered() }
-
-// Take takes the flag, if it is not taken, and reports whether it has. It is a full fence if it
-// has.
+// Take takes the flag, if it is not taken, and reports whether it has. It is a
+// full fence if it has.
 func (f *Flag) Take() bool { return f.taken.CompareAndSwap(0, 1) }
 
 // Taken reports whether somebody has the flag.
 func (f *Flag) Taken() bool { return f.taken.Load() != 0 }
 
-// Give gives the flag back. What the holder did before is seen by the next one who takes it. A load
-// that follows may be executed before others see the flag given back, unless they
-// have called Barrier.
+// Give gives the flag back. What the holder did before is seen by the next one
+// who takes it. A load that follows may be executed before others see the flag
+// given back, unless they have called Barrier.
 func (f *Flag) Give() {
-	if f.cheap {
+	if cheap() {
 		release(&f.taken) // sync: turn
 		return
 	}
-	f.taken.Store(0)
+	giveFenced(&f.taken)
 }
+
+// A Gate says whether its owner, one goroutine, is inside. The zero Gate is
+// empty. Others store what they want of the owner, call Barrier, and look: if
+// the gate is empty the owner sees what they have stored when it next looks
+// after Enter; if it is not, when it looks after Leave.
+type Gate struct{ inside Flag }
+
+// Enter says that the owner is inside. A load that follows may be executed
+// before others see that, unless they have called Barrier.
+func (g *Gate) Enter() {
+	if cheap() {
+		occupy(&g.inside.taken) // sync: lend
+		return
+	}
+	occupyFenced(&g.inside.taken)
+}
+
+// Leave says that the owner is not inside any more. What the owner did inside
+// is seen by whoever finds the gate empty. A load that follows is as after
+// Enter.
+func (g *Gate) Leave() {
+	g.inside.Give() // sync: lend
+}
+
+// Inside reports whether the owner is inside.
+func (g *Gate) Inside() bool { return g.inside.Taken() }

@@ -7,3 +7,9 @@ TEXT ·release(SB), NOSPLIT, $0-8
 	MOVQ p+0(FP), AX
 	MOVL $0, (AX)
 	RET
+
+// func occupy(p *atomic.Uint32)
+TEXT ·occupy(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	MOVL $1, (AX)
+	RET

@@ -406,6 +406,111 @@ func TestGoneNow(t *testing.T) {
 	want(t, "Wait", bell.Wait(), Gone)
 }
 
+// withoutPoll makes poll(2) fail with EINVAL until the end of the test.
+func withoutPoll(t *testing.T) {
+	t.Helper()
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if _, err := unix.Poll(make([]unix.PollFd, 1), 0); err != unix.EINVAL {
+		t.Fatalf("poll: %v, want EINVAL", err)
+	}
+}
+
+// TestGoneWithoutPoll checks that Gone finds the end without poll(2), and that a ring
+// that it takes out meanwhile wakes whoever waits.
+func TestGoneWithoutPoll(t *testing.T) {
+	bell, ringer := newPair(t)
+	withoutPoll(t)
+	check := func(when string, want bool) {
+		t.Helper()
+		if bell.Gone() != want {
+			t.Errorf("%s: Gone() = %v", when, !want)
+		}
+	}
+	check("at first", false)
+	ringer.Ring()
+	check("after a ring", false)
+	if n := pending(t, bell); n != 0 {
+		t.Errorf("%d bytes are left", n)
+	}
+	hold(t, bell)
+	ringer.Ring()
+	check("after a ring for the holder", false)
+	want(t, "Wait for a ring that Gone has taken", bell.Wait(), Broken)
+	bell.Release()
+	hold(t, bell)
+	ch := waiting(t, bell)
+	check("while somebody waits", false)
+	ringer.Close()
+	want(t, "Wait", <-ch, Gone)
+	check("at the end", true)
+}
+
+// TestGoneTakesNothing has Gone, without poll(2), beside a Wait for each of many rings:
+// each ends a Wait, whoever takes the byte.
+func TestGoneTakesNothing(t *testing.T) {
+	bell, ringer := newPair(t)
+	defer ringer.Close()
+	withoutPoll(t)
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for !stop.Load() {
+			if bell.Gone() {
+				t.Error("gone, and is not")
+				return
+			}
+		}
+	})
+	var news atomic.Int64
+	for i := range int64(20_000) {
+		hold(t, bell)
+		go func() {
+			news.Store(i + 1)
+			ringer.Ring()
+		}()
+		for news.Load() == i {
+			if bell.Wait() == Gone {
+				t.Fatal("gone, and is not")
+			}
+		}
+		bell.Release()
+	}
+	stop.Store(true)
+	wg.Wait()
+}
+
+// TestRingFails has a ring fail for good: the end of the doorbell wakes the other end.
+func TestRingFails(t *testing.T) {
+	bell, ringer := newPair(t)
+	full, err := unix.Open("/dev/full", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	// No write to a pipe can be made to fail like this.
+	pipe := ringer.fd
+	ringer.fd = full
+	ringer.Ring()
+	if ringer.fd != -1 {
+		t.Error("the descriptor is still open")
+	}
+	unix.Close(pipe)
+	hold(t, bell)
+	want(t, "Wait", bell.Wait(), Gone)
+	ringer.Ring() // and later ones do nothing
+	ringer.Close()
+}
+
 // TestFull rings more often than there is room for in the pipe.
 func TestFull(t *testing.T) {
 	bell, ringer := newPair(t)
@@ -462,6 +567,17 @@ func TestCloseWakes(t *testing.T) {
 	want(t, "Wait after Close", bell.Wait(), Gone)
 }
 
+// procFD opens what Adopt opens descriptors by.
+func procFD(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.Open("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
 // TestAdopt takes over descriptors that are, and are not, what they should be.
 func TestAdopt(t *testing.T) {
 	pipe := func(end int) func(t *testing.T) int {
@@ -516,7 +632,7 @@ func TestAdopt(t *testing.T) {
 		{"the write end, to write", pipe(1), wr, true},
 		{"the read end, to write", pipe(0), wr, false},
 		{"the write end, to read", pipe(1), rd, false},
-		{"a fifo, to read", fifo(unix.O_RDONLY | unix.O_NONBLOCK), rd, true},
+		{"a fifo, to read", fifo(unix.O_RDONLY | unix.O_NONBLOCK), rd, false}, // which others can open, too
 		{"both ends, to read", fifo(unix.O_RDWR), rd, false},
 		{"both ends, to write", fifo(unix.O_RDWR), wr, false},
 		{"a regular file, to read", open("", unix.O_CREAT|unix.O_RDONLY), rd, false},
@@ -546,7 +662,7 @@ func TestAdopt(t *testing.T) {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
 			noLeaks(t)
 			fd := tt.make(t)
-			own, err := Adopt(fd, tt.access)
+			own, err := Adopt(procFD(t), fd, tt.access)
 			if fd >= 0 {
 				defer unix.Close(fd) // still ours
 			}
@@ -587,7 +703,7 @@ func TestAdoptForbidden(t *testing.T) {
 	if err := unix.Fchmod(b, 0); err != nil {
 		t.Fatal(err)
 	}
-	if own, err := Adopt(b, unix.O_RDONLY); !errors.Is(err, fs.ErrPermission) {
+	if own, err := Adopt(procFD(t), b, unix.O_RDONLY); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("Adopt = %d, %v, want that it is not permitted", own, err)
 	}
 }
@@ -614,12 +730,12 @@ func TestAdoptBlocking(t *testing.T) {
 				clear()
 			}
 			defer unix.Close(b)
-			ownBell, err := Adopt(b, unix.O_RDONLY)
+			ownBell, err := Adopt(procFD(t), b, unix.O_RDONLY)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer unix.Close(r)
-			ownRinger, err := Adopt(r, unix.O_WRONLY)
+			ownRinger, err := Adopt(procFD(t), r, unix.O_WRONLY)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -689,7 +805,7 @@ func TestAdoptUnread(t *testing.T) {
 			b, r := tt.make(t)
 			his := dup(t, r)
 			unix.Close(b)
-			own, err := Adopt(r, unix.O_WRONLY)
+			own, err := Adopt(procFD(t), r, unix.O_WRONLY)
 			unix.Close(r)
 			if err != nil {
 				t.Logf("it was refused, which is as good: %v", err)

@@ -29,6 +29,10 @@ func factsOf(t *testing.T, name string) (*facts, map[int]*process) {
 		t.Fatal(err)
 	}
 	for _, f := range gather(procs, nil) {
+		if f.nameless { // its header has the name
+			f.read()
+			f.identify()
+		}
 		if f.base == name {
 			return f, procs
 		}

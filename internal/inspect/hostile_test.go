@@ -225,7 +225,16 @@ func TestParseMapping(t *testing.T) {
 		"7f00-7f80 rw-s 00000000 00:1a 5 /dev/shm/shmconn.feed@" + id + "\n":                       "7f00 7f80 5 feed /dev/shm false",
 		"7f00-7f80 rw-s 00000000 00:1a 5 /a b/c (deleted)/shmconn.feed@" + id + " (deleted)\n":     "7f00 7f80 5 feed /a b/c (deleted) true",
 		"7f00-7f80 r--s 00000000 00:1a 5 /shmconn.feed@" + id:                                      "7f00 7f80 5 feed / false",
-		"7f00-7f80 rw-s 00001000 00:1a 5 /dev/shm/shmconn.feed@" + id + "\n":                       "", // a ring
+		"7f00-7f80 rw-s 00001000 00:1a 5 /dev/shm/shmconn.feed@" + id + "\n":                       "7f00 7f80 5 feed /dev/shm false +1000",
+		"7f00-7f80 rw-s 00000000 00:1a 5 /dev/shm/#5 (deleted)\n":                                  "7f00 7f80 5  /dev/shm true 0:1a",
+		"7f00-7f80 rw-s 00000000 fe:1a 5 /#5 (deleted)\n":                                          "7f00 7f80 5  / true fe:1a",
+		"7f00-7f80 rw-s 00000000 00:1a 5 /dev/shm/#5\n":                                            "", // has that name
+		"7f00-7f80 rw-s 00000000 00:1a 5 /dev/shm/#5x (deleted)\n":                                 "",
+		"7f00-7f80 rw-s 00000000 00:1a 5 /dev/shm/# (deleted)\n":                                   "",
+		"7f00-7f80 r--s 00000000 00:1a 5 /dev/shm/#5 (deleted)\n":                                  "",
+		"7f00-7f80 rw-p 00000000 00:1a 5 /dev/shm/#5 (deleted)\n":                                  "",
+		"7f00-7f80 rw-s 00000000 001a 5 /dev/shm/#5 (deleted)\n":                                   "",
+		"7f00-7f80 rw-s 00000000 00:01 5 /memfd:#5 (deleted)\n":                                    "",
 		"7f00-7f80 rw-s 00000000 00:1a 5 /dev/shm/shmconn.feed\n":                                  "", // a listener's
 		"7f00-7f80 rw-s 00000000 00:1a 5 /dev/shm/shmconn.feed@sock\n":                             "",
 		"7f00-7f80 rw-s 00000000 00:01 123 /memfd:shmconn.feed@" + id + " (deleted)\n":             "",
@@ -239,13 +248,52 @@ func TestParseMapping(t *testing.T) {
 		"":           "",
 		"7f00-7f80 rw-p 00000000 00:00 0 [anon:shmconn.feed]\n": "",
 	} {
-		m, ok := parseMapping([]byte(line))
+		m, ok := parsePart([]byte(line))
 		got := ""
 		if ok {
 			got = fmt.Sprintf("%x %x %d %s %s %t", m.start, m.end, m.inode, m.base, m.dir, m.deleted)
+			if m.offset != 0 {
+				got += fmt.Sprintf(" +%x", m.offset)
+			}
+			if m.dev != 0 {
+				got += fmt.Sprintf(" %x:%02x", unix.Major(m.dev), unix.Minor(m.dev))
+			}
 		}
 		if got != want {
-			t.Errorf("parseMapping(%q) = %q, want %q", line, got, want)
+			t.Errorf("parsePart(%q) = %q, want %q", line, got, want)
+		}
+	}
+}
+
+// TestShaped finds segments without a name by how they are mapped.
+func TestShaped(t *testing.T) {
+	line := func(start, end, offset int, rest string) string {
+		return fmt.Sprintf("%x-%x rw-s %08x %s (deleted)\n", start, end, offset, rest)
+	}
+	const file, other = "00:1a 5 /dev/shm/#5", "00:1a 6 /dev/shm/#6"
+	p, r := segment.PageSize, 4*segment.PageSize
+	const at = 1 << 30
+	a, b, c := line(at, at+p+r, 0, file), line(at+p+r, at+p+3*r, p, file), line(at+p+3*r, at+p+4*r, p+r, file)
+	for _, tt := range []struct {
+		maps  string
+		found int
+		want  bool
+	}{
+		{a + b + c, 1, true},
+		{"55-56 r--p 00000000 00:1a 7 /bin/sh\n" + a + b + c + "66-67 rw-p 00000000 00:00 0\n", 1, true},
+		{a + b, 1, false},
+		{a + c + b, 1, false},
+		{b + c + a, 1, false},
+		{a + line(at+p+r, at+p+3*r, p, other) + c, 1, false},
+		{a + b + line(at+p+3*r, at+p+4*r, r, file), 1, false},
+		{a + line(at+p+r, at+p+2*r, p, file) + line(at+p+2*r, at+p+3*r, p+r, file), 1, false},
+		{line(at, at+p+2*r, 0, file), 1, false}, // an end may, and then it is the header that tells
+		{line(at, at+p+r+p, 0, file) + b + c, 1, false},
+		{a + b + c + a + b, 2, true},
+	} {
+		list := parseMaps(strings.NewReader(tt.maps))
+		if len(list) != tt.found || list[0].shaped != tt.want || len(list) > 1 && list[1].shaped {
+			t.Errorf("%q: %+v", tt.maps, list)
 		}
 	}
 }
@@ -253,7 +301,7 @@ func TestParseMapping(t *testing.T) {
 // TestForked has a process that has everything from its parent, and one that has dialed
 // its parent and has the segment at the same address.
 func TestForked(t *testing.T) {
-	m := mapping{1, 2, segmentFile{base: "feed"}}
+	m := mapping{start: 1, end: 2, segmentFile: segmentFile{base: "feed"}}
 	bell, ringer := pipeEnd{5, 100, false, false}, pipeEnd{6, 101, true, false}
 	parent := &process{pipes: []pipeEnd{bell, ringer}, maps: []mapping{m}}
 	child := &process{parent: 1, pipes: []pipeEnd{bell, ringer}, maps: []mapping{m}}

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"shmconn/internal/wait"
 )
 
 // A State is how a listener or connection is.
@@ -24,6 +26,7 @@ const (
 	Established State = "established" // both ends are there
 	HalfClosed  State = "half closed" // both are there, and a direction or more is closed
 	PeerClosed  State = "peer closed" // one end has closed, the other one has not yet
+	Spare       State = "spare"       // both have closed, and keep it for their next connection
 	PeerGone    State = "peer gone"   // one end has died without closing
 	Corrupt     State = "corrupt"     // its memory holds what neither end may store
 	Unknown     State = "unknown"     // what could be read does not tell
@@ -72,11 +75,32 @@ type Flow struct {
 	Waiting int      `json:"waiting"` // written and not read
 	Writer  Activity `json:"writer"`
 	Reader  Activity `json:"reader"`
+
+	// Why one that sleeps does not poll, by its own word.
+	WriterCause string `json:"writer_cause,omitempty"`
+	ReaderCause string `json:"reader_cause,omitempty"`
+}
+
+// causes are the numbers of FORMAT.md in words: why an end sleeps instead of polling.
+var causes = []string{
+	wait.Always:    "never polls",
+	wait.Gap:       "long gaps",
+	wait.Contended: "cores wanted",
+	wait.Near:      "same core",
+	wait.Spent:     "no news",
+}
+
+// causeOf returns the words for n, none for a number that means nothing.
+func causeOf(n uint32) string {
+	if n >= uint32(len(causes)) {
+		return ""
+	}
+	return causes[n]
 }
 
 // A Conn is a connection.
 type Conn struct {
-	Name         string    `json:"name"`
+	Name         string    `json:"name"`      // by the dialer's own word; "?" if it does not say, or may not be read
 	Directory    string    `json:"directory"` // "" for anonymous memory
 	ID           string    `json:"id"`        // "" if it could not be read
 	State        State     `json:"state"`
@@ -103,11 +127,13 @@ func (c *Conn) Key() any {
 	}{c.key, c.ID}
 }
 
-// A key is the memory of a connection: the name tells file systems apart, whose device
-// numbers /proc/PID/maps and stat do not always agree on.
+// A key is the memory of a connection. The name tells file systems apart, whose device
+// numbers /proc/PID/maps and stat do not always agree on; for files that never had a name
+// there is nothing better.
 type key struct {
 	inode uint64
 	file  string // without its directory
+	dev   uint64 // 0 where there is a name
 }
 
 // A Snapshot is what was seen at one time.

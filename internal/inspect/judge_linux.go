@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"shmconn/internal/ring"
@@ -48,9 +49,9 @@ const (
 
 // lone is what the doorbells of the only end that was seen tell of the other one.
 type lone struct {
-	bells int // that can be this connection's
-	gone  int // of these, nobody is left to ring
-	all   bool
+	bells int  // that can be this connection's
+	gone  int  // of these, nobody is left to ring
+	all   bool // every process was seen that could be it
 }
 
 // life says whether the other end of a lone one is alive.
@@ -77,19 +78,29 @@ func (l lone) life() life {
 // rings are the two rings of a connection.
 type rings struct{ a, b ring.Snapshot } // to the acceptor, to the dialer
 
+// generation returns which connection over the segment this is, by the dialer's
+// word: it stores the number when it uses a segment again.
+func (r rings) generation() uint32 { return max(1, r.a.ProducerSpare) }
+
 // accepted reports whether the acceptor has ever done anything.
 func (r rings) accepted() bool {
 	return r.a.Consumed|r.a.ConsumerParked|r.b.Produced|r.b.ProducerParked != 0 || r.a.ConsumerClosed|r.b.ProducerClosed != 0
 }
 
 // closed counts the words that say that something is closed.
-func (r rings) closed() int {
-	return int(r.a.ProducerClosed + r.a.ConsumerClosed + r.b.ProducerClosed + r.b.ConsumerClosed)
+func (r rings) closed() (n int) {
+	for _, word := range []uint32{r.a.ProducerClosed, r.a.ConsumerClosed, r.b.ProducerClosed, r.b.ConsumerClosed} {
+		if word == r.generation() {
+			n++
+		}
+	}
+	return n
 }
 
 // oneClosed reports whether an end has closed in both directions.
 func (r rings) oneClosed() bool {
-	return r.a.ProducerClosed&r.b.ConsumerClosed != 0 || r.b.ProducerClosed&r.a.ConsumerClosed != 0
+	g := r.generation()
+	return min(r.a.ProducerClosed, r.b.ConsumerClosed) == g || min(r.b.ProducerClosed, r.a.ConsumerClosed) == g
 }
 
 // judge says how the connection is that f is about.
@@ -98,14 +109,17 @@ func (f *facts) judge() Conn {
 		Name: f.base, Directory: f.dir, Anonymous: f.dir == "", UID: f.uid, Since: f.since, key: f.key,
 	}
 	f.assign(&c)
-	if f.kind == segment.ConnFile && f.dir != "" {
+	if f.nameless && f.base == "" {
+		c.Name = "?"
+	}
+	if f.kind == segment.ConnFile && f.dir != "" && !f.nameless {
 		c.ID = hex.EncodeToString(f.id[:])
 	}
 	if c.UID < 0 && c.Dialer != nil && !c.RolesUnknown {
 		c.UID = c.Dialer.UID
 	}
 	if len(f.ends) > 0 {
-		c.RingSize = f.mappedRing()
+		c.RingSize = f.ends[0].ring()
 	}
 	r, err := f.decode(&c)
 	switch {
@@ -123,22 +137,27 @@ func (f *facts) judge() Conn {
 	default:
 		c.Readable = true
 		c.State = f.state(r)
-		c.ToAcceptor, c.ToDialer = flow(r.a, c.RingSize), flow(r.b, c.RingSize)
+		c.ToAcceptor, c.ToDialer = flow(r.a, c.RingSize, r.generation()), flow(r.b, c.RingSize, r.generation())
 		f.absent(&c)
 	}
 	f.note(&c)
 	return c
 }
 
-// mappedRing returns the ring size that the mappings tell: the first one is of the
-// header page and ring A. 0 if it makes no sense.
-func (f *facts) mappedRing() int {
-	m := f.ends[0].mapping
-	size := m.end - m.start - uint64(segment.PageSize)
-	if m.end-m.start <= uint64(segment.PageSize) || size > segment.MaxRing || segment.CheckRingSize(int(size)) != nil {
-		return 0
+// identify reports whether the memory is a connection's, and finds out whose: of a file
+// that never had a name the header alone tells that, or, where it is damaged or may not be
+// read, how it is mapped.
+func (f *facts) identify() bool {
+	if !f.nameless {
+		return true
 	}
-	return int(size)
+	if f.err == nil {
+		if info, err := segment.DecodeConn(f.copies[1]); err == nil {
+			f.base = info.Name
+			return true
+		}
+	}
+	return slices.ContainsFunc(f.ends, func(e end) bool { return e.shaped })
 }
 
 // decode reads the copies of the header, and says what is wrong with them.
@@ -152,7 +171,7 @@ func (f *facts) decode(c *Conn) (r rings, err error) {
 		if err != nil {
 			return r, err
 		}
-		if f.dir != "" && info.ID != f.id {
+		if f.dir != "" && !f.nameless && info.ID != f.id {
 			return r, errors.New("segment has another id than its name")
 		}
 		if want := int64(segment.PageSize + 2*info.RingSize); f.size != 0 && f.size != want {
@@ -161,10 +180,11 @@ func (f *facts) decode(c *Conn) (r rings, err error) {
 		if i == 1 && info.RingSize != c.RingSize {
 			return r, errors.New("the ring size changes")
 		}
-		c.RingSize, c.Anonymous, c.ID = info.RingSize, info.Anonymous, hex.EncodeToString(info.ID[:])
+		c.RingSize, c.ID = info.RingSize, hex.EncodeToString(info.ID[:])
 		first, r = r, rings{ring.Decode(info.RingA), ring.Decode(info.RingB)}
 	}
-	return r, cmp.Or(r.a.Check(first.a, c.RingSize), r.b.Check(first.b, c.RingSize))
+	g := r.generation()
+	return r, cmp.Or(r.a.Check(first.a, c.RingSize, g), r.b.Check(first.b, c.RingSize, g))
 }
 
 // state judges by all there is.
@@ -174,6 +194,8 @@ func (f *facts) state(r rings) State {
 		return Waiting
 	case len(f.ends) == 0:
 		return Stale
+	case len(f.ends) > 1 && r.closed() == 4:
+		return Spare
 	case r.oneClosed():
 		return PeerClosed
 	case len(f.ends) > 1:
@@ -188,8 +210,8 @@ func (f *facts) state(r rings) State {
 	case r.accepted() && f.lone.life() == alive:
 		return Established
 	case f.path != "", f.lone.all && f.lone.life() == alive:
-		// An acceptor removes the name, unless it is another user in a directory like
-		// /dev/shm. It has done nothing else yet, if it is there.
+		// An acceptor removes the name, if there is one, unless it is another user in a
+		// directory like /dev/shm. It has done nothing else yet, if it is there.
 		return Waiting
 	}
 	return Unknown
@@ -231,21 +253,21 @@ func (f *facts) assign(c *Conn) {
 	c.RolesUnknown = a.PID != b.PID && a.role == anyRole && b.role == anyRole
 }
 
-func flow(s ring.Snapshot, size int) Flow {
+func flow(s ring.Snapshot, size int, generation uint32) Flow {
 	f := Flow{Written: s.Produced, Read: s.Consumed, Waiting: s.Waiting(size), Writer: Awake, Reader: Awake}
 	switch {
-	case s.ProducerClosed != 0:
+	case s.ProducerClosed == generation:
 		f.Writer = Closed
 	case s.ProducerParked&1 != 0:
-		f.Writer = Blocked
+		f.Writer, f.WriterCause = Blocked, causeOf(s.ProducerCause)
 	case f.Waiting == size:
 		f.Writer = Full
 	}
 	switch {
-	case s.ConsumerClosed != 0:
+	case s.ConsumerClosed == generation:
 		f.Reader = Closed
 	case s.ConsumerParked&1 != 0:
-		f.Reader = Parked
+		f.Reader, f.ReaderCause = Parked, causeOf(s.ConsumerCause)
 	}
 	return f
 }
@@ -255,9 +277,11 @@ func (f *facts) absent(c *Conn) {
 	none := c.State == Stale
 	if none || c.State == Waiting || c.State == PeerGone && c.Acceptor == nil && !c.RolesUnknown {
 		c.ToAcceptor.Reader, c.ToDialer.Writer = Absent, Absent
+		c.ToAcceptor.ReaderCause, c.ToDialer.WriterCause = "", ""
 	}
 	if none || c.State == PeerGone && c.Dialer == nil && !c.RolesUnknown {
 		c.ToAcceptor.Writer, c.ToDialer.Reader = Absent, Absent
+		c.ToAcceptor.WriterCause, c.ToDialer.ReaderCause = "", ""
 	}
 }
 

@@ -3,8 +3,10 @@ package inspect
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -45,17 +47,19 @@ type openFile struct {
 // A mapping is one of the start of a segment: there is one for each end.
 type mapping struct {
 	start, end uint64
+	shaped     bool // with those behind it it is as an end maps a segment
 	segmentFile
 }
 
 // A segmentFile is what the path of a segment tells.
 type segmentFile struct {
 	key
-	dir     string // "" for anonymous memory
-	kind    segment.Kind
-	base    string
-	id      segment.ID // of a named connection segment
-	deleted bool
+	dir      string // "" for anonymous memory
+	kind     segment.Kind
+	base     string     // "" where only the header tells
+	id       segment.ID // of a connection segment with a name
+	nameless bool       // a file that never had a name: it may be anybody's
+	deleted  bool
 }
 
 // parsePath reads a path as /proc shows it.
@@ -67,7 +71,12 @@ func parsePath(path string, inode uint64) (f segmentFile, ok bool) {
 		f.dir = filepath.Clean(f.dir)
 	}
 	f.kind, f.base, f.id = segment.ParseFile(file)
-	f.key = key{inode, file}
+	f.key = key{inode: inode, file: file}
+	if number, ok := strings.CutPrefix(file, "#"); ok && f.deleted && !anonymous {
+		_, err := strconv.ParseUint(number, 10, 64)
+		f.kind, f.nameless = segment.ConnFile, true
+		return f, err == nil
+	}
 	switch f.kind {
 	case segment.ConnFile:
 		return f, !anonymous
@@ -79,6 +88,9 @@ func parsePath(path string, inode uint64) (f segmentFile, ok bool) {
 	}
 	return f, false
 }
+
+// nameless is in the path of a file that never had a name, as the kernel shows it.
+const nameless = "/#"
 
 // errEnded says that a process has ended meanwhile, or is none that has descriptors.
 var errEnded = errors.New("process has ended")
@@ -111,7 +123,7 @@ func look(pid int) (*process, error) {
 				p.pipes = append(p.pipes, e)
 				bells++
 			}
-		} else if strings.Contains(target, segment.Prefix) {
+		} else if strings.Contains(target, segment.Prefix) || strings.Contains(target, nameless) {
 			if f, ok := lookFile(dir, fd, target); ok {
 				p.files = append(p.files, f)
 			}
@@ -205,6 +217,9 @@ func lookFile(dir string, fd int, target string) (f openFile, ok bool) {
 		return f, false
 	}
 	sf.inode = st.Ino
+	if sf.nameless {
+		sf.dev = uint64(st.Dev)
+	}
 	_, locked, err := readFDInfo(dir, fd)
 	return openFile{fd, sf, locked}, err == nil
 }
@@ -238,21 +253,56 @@ func readMaps(path string) (list []mapping, err error) {
 		return nil, errEnded
 	}
 	defer f.Close()
-	for r := bufio.NewReaderSize(f, 64<<10); ; {
+	return parseMaps(f), nil
+}
+
+func parseMaps(maps io.Reader) (list []mapping) {
+	var last, beforeLast part
+	for r := bufio.NewReaderSize(maps, 64<<10); ; {
 		line, err := r.ReadSlice('\n')
-		if m, ok := parseMapping(line); ok {
-			list = append(list, m)
+		if p, ok := parsePart(line); ok {
+			if p.offset == 0 {
+				list = append(list, p.mapping)
+			} else if n := len(list) - 1; n >= 0 && shaped(beforeLast, last, p) {
+				list[n].shaped = true
+			}
+			beforeLast, last = last, p
 		}
 		if err != nil && err != bufio.ErrBufferFull {
-			return list, nil
+			return list
 		}
 	}
 }
 
-// parseMapping reads a line of /proc/PID/maps: "start-end access offset device inode path".
-func parseMapping(line []byte) (m mapping, ok bool) {
-	if !bytes.Contains(line, []byte(segment.Prefix)) {
-		return m, false
+// A part is a line of /proc/PID/maps about a connection segment.
+type part struct {
+	mapping
+	offset uint64
+}
+
+// shaped reports whether a, b and c map a segment as an end does: header and ring A, both
+// rings, ring B.
+func shaped(a, b, c part) bool {
+	ring := uint64(a.ring())
+	return ring != 0 && a.key == b.key && b.key == c.key && a.end == b.start && b.end == c.start &&
+		a.offset == 0 && b.offset == uint64(segment.PageSize) && b.end-b.start == 2*ring &&
+		c.offset == b.offset+ring && c.end-c.start == ring
+}
+
+// ring returns the ring size that m tells, if it is of the header page and ring A. 0 if
+// that makes no sense.
+func (m mapping) ring() int {
+	size := m.end - m.start - uint64(segment.PageSize)
+	if m.end-m.start <= uint64(segment.PageSize) || size > segment.MaxRing || segment.CheckRingSize(int(size)) != nil {
+		return 0
+	}
+	return int(size)
+}
+
+// parsePart reads a line of /proc/PID/maps: "start-end access offset device inode path".
+func parsePart(line []byte) (p part, ok bool) {
+	if !bytes.Contains(line, []byte(segment.Prefix)) && !bytes.Contains(line, []byte(nameless)) {
+		return p, false
 	}
 	rest := strings.TrimSuffix(string(line), "\n")
 	var f [5]string
@@ -261,15 +311,34 @@ func parseMapping(line []byte) (m mapping, ok bool) {
 	}
 	start, end, _ := strings.Cut(f[0], "-")
 	inode, err := strconv.ParseUint(f[4], 10, 64)
-	if err != nil || strings.Trim(f[2], "0") != "" {
-		return m, false // not its beginning
+	if err != nil {
+		return p, false
 	}
-	m.segmentFile, ok = parsePath(strings.TrimLeft(rest, " "), inode)
-	if m.start, err = strconv.ParseUint(start, 16, 64); err != nil {
-		return m, false
+	p.segmentFile, ok = parsePath(strings.TrimLeft(rest, " "), inode)
+	if !ok || p.kind != segment.ConnFile || p.nameless && f[1] != "rw-s" {
+		return p, false
 	}
-	if m.end, err = strconv.ParseUint(end, 16, 64); err != nil || m.end <= m.start {
-		return m, false
+	if p.nameless {
+		if p.dev, err = parseDevice(f[3]); err != nil {
+			return p, false
+		}
 	}
-	return m, ok && m.kind == segment.ConnFile
+	if p.offset, err = strconv.ParseUint(f[2], 16, 64); err != nil {
+		return p, false
+	}
+	if p.start, err = strconv.ParseUint(start, 16, 64); err != nil {
+		return p, false
+	}
+	if p.end, err = strconv.ParseUint(end, 16, 64); err != nil || p.end <= p.start {
+		return p, false
+	}
+	return p, true
+}
+
+// parseDevice reads "major:minor".
+func parseDevice(s string) (uint64, error) {
+	major, minor, _ := strings.Cut(s, ":")
+	a, err1 := strconv.ParseUint(major, 16, 32)
+	b, err2 := strconv.ParseUint(minor, 16, 32)
+	return unix.Mkdev(uint32(a), uint32(b)), cmp.Or(err1, err2)
 }

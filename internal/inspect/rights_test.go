@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -81,6 +82,23 @@ func TestRights(t *testing.T) {
 				t.Errorf("others see where they may not read: %+v", l)
 			}
 		})
+		t.Run("not accepted/"+kind, func(t *testing.T) {
+			a, d, name := start(t, "agent", somebody), start(t, "agent", somebody), newName()
+			a.do("listen %s %s", name, kind)
+			a.stop() // and it stays in the backlog
+			d.do("dial %s", name)
+			wantState(t, one(t, name), Waiting)
+			own := start(t, "scan", somebody).scan(name)
+			if len(own.Conns) != 1 || own.Hidden == 0 {
+				t.Fatalf("they see: %+v", own)
+			}
+			// Who listens in a directory is seen; anonymous memory is of no directory.
+			want := map[string]State{"named": Waiting, "anonymous": Unknown}[kind]
+			wantState(t, own.Conns[0], want)
+			a.cmd.Process.Signal(syscall.SIGCONT)
+			a.do("accept")
+			wantState(t, start(t, "scan", somebody).scan(name).Conns[0], Established)
+		})
 		t.Run("of two users/"+kind, func(t *testing.T) {
 			d, a, name := connect(t, kind, somebody, another)
 			d.do("write 0 5")
@@ -95,11 +113,7 @@ func TestRights(t *testing.T) {
 			if c.Dialer == nil || c.Dialer.PID != d.pid || c.Acceptor != nil {
 				t.Errorf("the dialer sees: %+v", c)
 			}
-			if kind == "named" { // nobody is seen to have accepted it, and done anything
-				wantState(t, c, Waiting)
-			} else {
-				wantState(t, c, Unknown)
-			}
+			wantState(t, c, Unknown) // the listener is not seen, and has done nothing yet if it has accepted
 			c = acceptors[0]
 			if c.Dialer != nil || c.Acceptor == nil || c.Acceptor.PID != a.pid {
 				t.Errorf("the acceptor sees: %+v", c)

@@ -42,12 +42,12 @@ func (s *Scanner) Scan() (*Snapshot, error) {
 	}
 	all := gather(procs, files)
 	for _, f := range all {
-		f.lone = s.lone(f, procs)
-		f.lone.all = snap.Hidden == 0 && os.Geteuid() == 0
-		f.setRoles(procs)
-		if !s.read(f) {
+		if !s.read(f) || !f.identify() {
 			continue
 		}
+		f.lone = s.lone(f, procs)
+		f.lone.all = snap.Hidden == 0 && os.Geteuid() == 0 || f.listenerSeen(procs)
+		f.setRoles(procs)
 		snap.Conns = append(snap.Conns, f.judge())
 	}
 	snap.Listeners = append(snap.Listeners, s.listeners(procs, files)...)
@@ -87,7 +87,7 @@ func (s *Scanner) names() (list []name, err error) {
 			if unix.Lstat(path, &st) != nil {
 				continue
 			}
-			f := segmentFile{key: key{st.Ino, e.Name()}, dir: dir, kind: kind, base: base, id: id}
+			f := segmentFile{key: key{inode: st.Ino, file: e.Name()}, dir: dir, kind: kind, base: base, id: id}
 			list = append(list, name{f, path, int(st.Uid), time.Unix(st.Mtim.Unix())})
 		}
 	}
@@ -282,7 +282,7 @@ func anyWriter(procs map[int]*process, inode uint64) bool {
 
 // setRoles finds out who has dialed.
 func (f *facts) setRoles(procs map[int]*process) {
-	if f.dir != "" { // the dialer alone keeps a descriptor
+	if f.dir != "" && (!f.nameless || len(f.holders) > 0) { // the dialer alone keeps a descriptor
 		for i := range f.ends {
 			e := &f.ends[i]
 			e.role = acceptor
@@ -349,6 +349,19 @@ func roleByName(base string, p, q *process) role {
 		return dialer
 	}
 	return anyRole
+}
+
+// listenerSeen reports whether the process that accepts what f is about was seen. If it
+// does not have it mapped, it has not accepted it yet.
+func (f *facts) listenerSeen(procs map[int]*process) bool {
+	for _, p := range procs {
+		if f.dir != "" && slices.ContainsFunc(p.files, func(o openFile) bool {
+			return o.kind == segment.ListenerFile && o.locked && o.base == f.base && o.dir == f.dir
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *process) listens(base string) bool {

@@ -3,6 +3,8 @@
 package inspect
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -11,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"shmconn"
+	"shmconn/internal/segment"
 )
 
 const ringSize = 64 << 10 // of the agent's listeners
@@ -74,19 +79,19 @@ func testStates(t *testing.T, kind string) {
 	if c.RingSize != ringSize || c.Anonymous != (kind == "anonymous") || c.UID != os.Geteuid() || len(c.ID) != 32 || !c.Readable {
 		t.Errorf("connection: %+v", c)
 	}
-	wantFlow(t, "to acceptor", c.ToAcceptor, Flow{0, 0, 0, Awake, Awake})
-	wantFlow(t, "to dialer", c.ToDialer, Flow{0, 0, 0, Awake, Awake})
+	wantFlow(t, "to acceptor", c.ToAcceptor, Flow{Written: 0, Read: 0, Waiting: 0, Writer: Awake, Reader: Awake})
+	wantFlow(t, "to dialer", c.ToDialer, Flow{Written: 0, Read: 0, Waiting: 0, Writer: Awake, Reader: Awake})
 
 	d.do("write 0 100")
 	a.do("write 0 7")
 	c = one(t, name)
-	wantFlow(t, "to acceptor", c.ToAcceptor, Flow{100, 0, 100, Awake, Awake})
-	wantFlow(t, "to dialer", c.ToDialer, Flow{7, 0, 7, Awake, Awake})
+	wantFlow(t, "to acceptor", c.ToAcceptor, Flow{Written: 100, Read: 0, Waiting: 100, Writer: Awake, Reader: Awake})
+	wantFlow(t, "to dialer", c.ToDialer, Flow{Written: 7, Read: 0, Waiting: 7, Writer: Awake, Reader: Awake})
 
 	a.do("read 0 100")
 	a.do("startread 0")
 	c = until(t, name, func(c Conn) bool { return c.ToAcceptor.Reader == Parked })
-	wantFlow(t, "to acceptor", c.ToAcceptor, Flow{100, 100, 0, Awake, Parked})
+	wantFlow(t, "to acceptor", c.ToAcceptor, Flow{Written: 100, Read: 100, Waiting: 0, Writer: Awake, Reader: Parked})
 
 	d.do("read 0 7")
 	d.do("startread 0")
@@ -148,6 +153,10 @@ func wantState(t *testing.T, c Conn, want State) {
 
 func wantFlow(t *testing.T, which string, got, want Flow) {
 	t.Helper()
+	if sleeps := got.Reader == Parked || got.Writer == Blocked; sleeps != (got.ReaderCause+got.WriterCause != "") {
+		t.Errorf("%s: %+v: one that sleeps says why", which, got)
+	}
+	got.ReaderCause, got.WriterCause = "", "" // which depends on what else the machine has to do
 	if got != want {
 		t.Errorf("%s: %+v, want %+v", which, got, want)
 	}
@@ -180,14 +189,14 @@ func TestPeerGone(t *testing.T) {
 					if c.Dialer != nil || c.Acceptor == nil || c.Acceptor.PID != a.pid || !c.Acceptor.Stopped {
 						t.Errorf("dialer %+v, acceptor %+v", c.Dialer, c.Acceptor)
 					}
-					wantFlow(t, "to acceptor", c.ToAcceptor, Flow{0, 0, 0, Absent, Parked})
-					wantFlow(t, "to dialer", c.ToDialer, Flow{0, 0, 0, Awake, Absent})
+					wantFlow(t, "to acceptor", c.ToAcceptor, Flow{Written: 0, Read: 0, Waiting: 0, Writer: Absent, Reader: Parked})
+					wantFlow(t, "to dialer", c.ToDialer, Flow{Written: 0, Read: 0, Waiting: 0, Writer: Awake, Reader: Absent})
 				} else {
 					if c.Acceptor != nil || c.Dialer == nil || c.Dialer.PID != d.pid {
 						t.Errorf("dialer %+v, acceptor %+v", c.Dialer, c.Acceptor)
 					}
-					wantFlow(t, "to acceptor", c.ToAcceptor, Flow{0, 0, 0, Awake, Absent})
-					wantFlow(t, "to dialer", c.ToDialer, Flow{0, 0, 0, Absent, Parked})
+					wantFlow(t, "to acceptor", c.ToAcceptor, Flow{Written: 0, Read: 0, Waiting: 0, Writer: Awake, Reader: Absent})
+					wantFlow(t, "to dialer", c.ToDialer, Flow{Written: 0, Read: 0, Waiting: 0, Writer: Absent, Reader: Parked})
 					if l := scan(t, name).Listeners; len(l) != 1 || l[0].State != Stale || l[0].Process != nil {
 						t.Errorf("the listener was killed: %+v", l)
 					}
@@ -197,7 +206,8 @@ func TestPeerGone(t *testing.T) {
 	}
 }
 
-// TestStale leaves the name of a connection behind whose both processes were killed.
+// TestStale leaves the names of a listener behind, and that of a connection, as dialers do
+// that give it one, whose both processes were killed. Other dialers leave none.
 func TestStale(t *testing.T) {
 	d, a, name := start(t, "agent", 0), start(t, "agent", 0), newName()
 	a.do("listen %s named", name)
@@ -205,8 +215,25 @@ func TestStale(t *testing.T) {
 	d.do("dial %s", name)
 	d.do("write 0 10")
 	d.kill()
+	if snap := scan(t, name); len(snap.Conns) != 0 {
+		t.Errorf("nobody has it any more: %+v", snap.Conns)
+	}
+	id := segment.ID{1, 2, 3}
+	b := append(header(ringSize, id, func(b []byte) { binary.NativeEndian.PutUint64(b[512:], 10) }), make([]byte, segment.PageSize+2*ringSize)...)
+	f, err := os.OpenFile(filepath.Join(testDir(), "shmconn."+name+"@"+hex.EncodeToString(id[:])), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(f.Name())
+	if _, err := f.Write(b[:segment.PageSize+2*ringSize]); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+		t.Fatal(err)
+	}
 	c := one(t, name)
-	wantState(t, c, Waiting) // its descriptor is on the way to the listener, and with it the lock
+	wantState(t, c, Waiting) // its descriptor could be on the way to the listener, and with it the lock
+	f.Close()
 	a.kill()
 	snap := scan(t, name)
 	if len(snap.Listeners) != 1 || snap.Listeners[0].State != Stale || len(snap.Conns) != 1 {

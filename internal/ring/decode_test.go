@@ -2,16 +2,26 @@ package ring
 
 import (
 	"math"
+	"os"
+	"reflect"
 	"runtime"
 	"testing"
 )
 
+// aligned returns n bytes that begin like a page, as far as a Header minds: what
+// make returns can be on the stack, at any address.
+func aligned(n int) []byte {
+	mem := make([]byte, n+os.Getpagesize())
+	off := -uintptr(reflect.ValueOf(mem).Pointer()) % uintptr(os.Getpagesize())
+	return mem[off:][:n:n]
+}
+
 // TestDecode decodes what both ends of a ring have stored.
 func TestDecode(t *testing.T) {
-	mem := make([]byte, HeaderSize)
+	mem := aligned(HeaderSize)
 	h := At(mem)
 	const size = 64
-	p, c := NewProducer(h, make([]byte, size), size), NewConsumer(h, make([]byte, size), size)
+	p, c := NewProducer(h, make([]byte, size), size, 0), NewConsumer(h, make([]byte, size), size, 0)
 	p.Put(make([]byte, 50))
 	p.Publish()
 	c.Refresh()
@@ -20,14 +30,18 @@ func TestDecode(t *testing.T) {
 	p.Own.Parked.Store(3)
 	c.Own.Parked.Store(4)
 	c.Own.Closed.Store(1)
+	p.Own.Cause.Store(5)
+	c.Own.Cause.Store(6)
+	p.Own.Spare.Store(7)
+	c.Own.Spare.Store(8)
 	got := Decode(mem)
-	if want := (Snapshot{50, 20, 4, 3, 1, 0}); got != want {
+	if want := (Snapshot{50, 20, 4, 3, 1, 0, 6, 5, 8, 7}); got != want {
 		t.Errorf("Decode = %+v, want %+v", got, want)
 	}
 	if n := got.Waiting(size); n != 30 {
 		t.Errorf("Waiting = %d, want 30", n)
 	}
-	if err := got.Check(got, size); err != nil {
+	if err := got.Check(got, size, 1); err != nil {
 		t.Errorf("Check: %v", err)
 	}
 }
@@ -55,10 +69,12 @@ func TestCheck(t *testing.T) {
 		{pos(0, math.MaxUint64), pos(0, math.MaxUint64), false},
 		{pos(math.MaxUint64, math.MaxUint64), pos(math.MaxUint64, math.MaxUint64), true},
 		{Snapshot{}, Snapshot{ConsumerClosed: 1, ProducerClosed: 1}, true},
-		{Snapshot{}, Snapshot{ConsumerClosed: 2}, false},
-		{Snapshot{}, Snapshot{ProducerClosed: math.MaxUint32}, false},
+		{Snapshot{ConsumerClosed: 1}, Snapshot{}, false}, // backwards
+		{Snapshot{}, Snapshot{ConsumerClosed: 2}, true},  // the generation was copied before
+		{Snapshot{ConsumerClosed: 2}, Snapshot{ConsumerClosed: 2}, false},
+		{Snapshot{ProducerClosed: math.MaxUint32}, Snapshot{ProducerClosed: math.MaxUint32}, false},
 	} {
-		if err := tt.later.Check(tt.earlier, size); (err == nil) != tt.ok {
+		if err := tt.later.Check(tt.earlier, size, 1); (err == nil) != tt.ok {
 			t.Errorf("%+v after %+v: %v", tt.later, tt.earlier, err)
 		}
 		if n := tt.later.Waiting(size); n < 0 || n > size {
@@ -70,13 +86,13 @@ func TestCheck(t *testing.T) {
 // TestCheckRunning looks at a ring while both ends work on it: what is read word by
 // word, in any order, never looks damaged.
 func TestCheckRunning(t *testing.T) {
-	mem := make([]byte, HeaderSize)
+	mem := aligned(HeaderSize)
 	h := At(mem)
 	const size, total = 64, 1 << 16
 	data := make([]byte, size)
 	done := make(chan struct{}, 2)
 	go func() {
-		p := NewProducer(h, data, size)
+		p := NewProducer(h, data, size, 0)
 		for p.Written() < total {
 			p.Refresh()
 			if p.Put(make([]byte, 7)); p.Free() == size {
@@ -87,7 +103,7 @@ func TestCheckRunning(t *testing.T) {
 		done <- struct{}{}
 	}()
 	go func() {
-		c := NewConsumer(h, data, size)
+		c := NewConsumer(h, data, size, 0)
 		for b := make([]byte, 11); c.Consumed() < total; {
 			if n, _ := c.Refresh(); n == 0 {
 				runtime.Gosched()
@@ -116,7 +132,7 @@ func TestCheckRunning(t *testing.T) {
 			runtime.Gosched()
 		}
 		second := look(i / 2)
-		if err := second.Check(first, size); err != nil {
+		if err := second.Check(first, size, 1); err != nil {
 			t.Fatalf("%+v after %+v: %v", second, first, err)
 		}
 	}

@@ -22,12 +22,12 @@ func fuzzLength(i byte, size int) int {
 // FuzzRing lets the ring and a bytes.Buffer do the same. Each byte of ops is a step: its
 // low three bits say which, the others how long.
 func FuzzRing(f *testing.F) {
-	const put, publish, refresh, take, told, room = 0, 2, 3, 4, 6, 7
+	const put, publish, refresh, take, acked, room = 0, 2, 3, 4, 6, 7
 	for i := range byte(32) { // every length, from every place around the end of the ring
 		for j := range byte(32) {
 			f.Add(uint8(j%6), uint64(1<<64-3)>>(j%2*64), []byte{
-				put | j<<3, publish, refresh, take | j<<3, told, room,
-				put | i<<3, publish, refresh, take | i<<3, told, room,
+				put | j<<3, publish, refresh, take | j<<3, acked, room,
+				put | i<<3, publish, refresh, take | i<<3, acked, room,
 				put | 27<<3, publish, refresh, take | 27<<3,
 			})
 		}
@@ -43,7 +43,7 @@ func FuzzRing(f *testing.F) {
 			put   int          // bytes ever put in
 			sent  int          // of them published
 			taken int
-			told  int
+			acked int
 			next  byte
 			known = start // the last position of the consumer's that was loaded
 		)
@@ -100,17 +100,17 @@ func FuzzRing(f *testing.F) {
 				taken += len(s)
 			case 6:
 				c.Publish()
-				told = taken
+				acked = taken
 			case 7:
-				if m, err := p.Refresh(); m != size-put+told || err != nil {
-					t.Fatalf("step %d: the producer's Refresh() = %d, %v, want %d", i, m, err, size-put+told)
+				if m, err := p.Refresh(); m != size-put+acked || err != nil {
+					t.Fatalf("step %d: the producer's Refresh() = %d, %v, want %d", i, m, err, size-put+acked)
 				}
-				known = start + uint64(told)
+				known = start + uint64(acked)
 			}
-			if c.Owes() != (taken-told >= size/4) || c.Told() != (taken == told) {
-				t.Fatalf("step %d: Owes() = %v, Told() = %v, taken %d, told %d", i, c.Owes(), c.Told(), taken, told)
+			if c.AckDue() != (taken-acked >= size/4) || c.Acked() != (taken == acked) {
+				t.Fatalf("step %d: AckDue() = %v, Acked() = %v, taken %d, acked %d", i, c.AckDue(), c.Acked(), taken, acked)
 			}
-			if n, want := c.Outstanding(), sent-told; n != want || p.Outstanding() != want {
+			if n, want := c.Outstanding(), sent-acked; n != want || p.Outstanding() != want {
 				t.Fatalf("step %d: Outstanding() = %d and %d, want %d", i, p.Outstanding(), n, want)
 			}
 		}

@@ -1,10 +1,10 @@
-// Package ring is a single-producer single-consumer byte ring in memory that two
-// processes share. It knows nothing of files, of waiting or of connections.
+// Package ring is a single-producer single-consumer byte ring in memory that
+// two processes share. It knows nothing of files, of waiting or of connections.
 //
 // Each end keeps its own position, and a copy of the other's that it loads anew
 // only when the copy says that the ring is full or empty. The idea is that of
-// FastForward's and MCRingBuffer's cached indices (Giacomoni et al., PPoPP 2008;
-// Lee et al., ANCS 2010).
+// FastForward's and MCRingBuffer's cached indices (Giacomoni et al., PPoPP
+// 2008; Lee et al., ANCS 2010).
 //
 // The other end is not trusted. A shared word is loaded once into a local, held
 // against the bounds that this end knows by itself, and used only then.
@@ -29,13 +29,45 @@ const HeaderSize = 4 * Line
 //
 //	offset  size  field   meaning
 //	     0     8  Parked  odd while this end sleeps on its doorbell, and then never the same number twice
-//	     8     4  Closed  1 once this end will not move its position any more
+//	     8     4  Closed  the last generation in which this end has said that it moves its position no more
+//	    12     4  CPU     1 + the processor it was on at one of its last waits or rings, 0 unknown
+//	    16     4  Cause   why it went to sleep last, 0 unknown
+//	    20     4  Spare   the next generation, once this end is ready for it
+//	    24     4  Watched the last generation in which this end wants a doorbell to end with the other end
+//
+// A generation is one connection over a segment. The first is 1, and each that
+// uses the same segment after it is one more. Spare and Watched are what two
+// ends that reuse segments agree by; ends that do not leave them 0.
+//
+// CPU is a hint for how the other end should wait, and Cause is for people to
+// look at. Nothing else depends on them.
 type End struct {
-	_      structs.HostLayout
-	Parked atomic.Uint64
-	Closed atomic.Uint32
-	_      [Line - 12]byte
+	_       structs.HostLayout
+	Parked  atomic.Uint64
+	Closed  atomic.Uint32
+	CPU     atomic.Uint32
+	Cause   atomic.Uint32
+	Spare   atomic.Uint32
+	Watched atomic.Uint32
+	_       [Line - 28]byte
 }
+
+// Park tells the other end, by an odd number, that this one is about to sleep.
+// What this end loads next, to see whether it may, is loaded after that.
+func (e *End) Park(epoch uint64) { store64(&e.Parked, epoch) }
+
+// Close tells the other end that this one's position will not move any more in
+// the generation.
+func (e *End) Close(generation uint32) { store32(&e.Closed, generation) }
+
+// ClosedIn reports whether this end has said that its position will not move
+// any more in the generation.
+func (e *End) ClosedIn(generation uint32) bool { return e.Closed.Load() >= generation }
+
+// SaySpare and SayWatched store the two words so that what this end loads next
+// is loaded after that.
+func (e *End) SaySpare(generation uint32)   { store32(&e.Spare, generation) }
+func (e *End) SayWatched(generation uint32) { store32(&e.Watched, generation) }
 
 // A Header starts each ring. Two processes map it, so it is part of format 1
 // (FORMAT.md): any change here is a new format.
@@ -43,8 +75,8 @@ type End struct {
 //	offset  size  field     stored by  meaning
 //	     0     8  produced  producer   bytes ever written
 //	   128     8  consumed  consumer   bytes ever read; consumed <= produced <= consumed+size
-//	   256    16  consumer  consumer   its End
-//	   384    16  producer  producer   its End
+//	   256    28  consumer  consumer   its End
+//	   384    28  producer  producer   its End
 type Header struct {
 	_        structs.HostLayout
 	produced atomic.Uint64
@@ -61,6 +93,10 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(Header{}.consumer)-2*Line]
 	_ = [1]struct{}{}[unsafe.Offsetof(Header{}.producer)-3*Line]
 	_ = [1]struct{}{}[unsafe.Offsetof(End{}.Closed)-8]
+	_ = [1]struct{}{}[unsafe.Offsetof(End{}.CPU)-12]
+	_ = [1]struct{}{}[unsafe.Offsetof(End{}.Cause)-16]
+	_ = [1]struct{}{}[unsafe.Offsetof(End{}.Spare)-20]
+	_ = [1]struct{}{}[unsafe.Offsetof(End{}.Watched)-24]
 	_ = [1]struct{}{}[unsafe.Sizeof(Header{})-HeaderSize]
 )
 
@@ -84,35 +120,42 @@ type Producer struct {
 	data   []byte // the ring, once or twice in a row
 	size   uint64
 
-	pos  uint64 // bytes ever written; published up to header.produced
-	seen uint64 // header.consumed as last loaded: pos-size <= seen <= pos
+	pos        uint64 // bytes ever written; published up to header.produced
+	cachedPeer uint64 // header.consumed as last loaded: pos-size <= cachedPeer <= pos
+	from       uint64 // pos as it was at first
 }
 
-// NewProducer makes the writing end of a fresh ring. data is the ring's memory,
-// whose length is size, a power of two, or twice that where the memory is mapped
-// twice in a row; only then are all spans contiguous.
-func NewProducer(h *Header, data []byte, size int) Producer {
-	return Producer{Own: &h.producer, Peer: &h.consumer, header: h, data: data, size: uint64(size)}
+// NewProducer makes the writing end of an empty ring at a position, which is 0
+// if the ring is fresh. data is the ring's memory, whose length is size, a
+// power of two, or twice that where the memory is mapped twice in a row; only
+// then are all spans contiguous.
+func NewProducer(h *Header, data []byte, size int, from uint64) Producer {
+	return Producer{Own: &h.producer, Peer: &h.consumer, header: h, data: data, size: uint64(size),
+		pos: from, cachedPeer: from, from: from}
 }
+
+// Next returns the writing end of the ring as it goes on after p, for which the
+// consumer has read all that p has written.
+func (p *Producer) Next() Producer { return NewProducer(p.header, p.data, int(p.size), p.pos) }
 
 // Free returns how many bytes there is room for, of which it is sure without a
 // look at the consumer's position.
-func (p *Producer) Free() int { return int(p.size - (p.pos - p.seen)) }
+func (p *Producer) Free() int { return int(p.size - (p.pos - p.cachedPeer)) }
 
 // Refresh loads the consumer's position and returns how many bytes there is
 // room for now.
 func (p *Producer) Refresh() (int, error) {
 	consumed := p.header.consumed.Load() // sync: consume
-	if consumed-p.seen > p.pos-p.seen {
+	if consumed-p.cachedPeer > p.pos-p.cachedPeer {
 		return 0, &Violation{"the consumer's position", consumed, p.pos}
 	}
-	p.seen = consumed
+	p.cachedPeer = consumed
 	return p.Free(), nil
 }
 
 // Moved reports whether the consumer's position is another than the one that
 // was loaded last.
-func (p *Producer) Moved() bool { return p.header.consumed.Load() != p.seen }
+func (p *Producer) Moved() bool { return p.header.consumed.Load() != p.cachedPeer }
 
 // Span returns the free bytes that follow those put in so far: n of them, or
 // fewer where the memory ends. There must be room for n.
@@ -137,18 +180,19 @@ func (p *Producer) Skip(n int) { p.pos += uint64(n) }
 
 // Publish hands all that was put in over to the consumer.
 func (p *Producer) Publish() {
-	p.header.produced.Store(p.pos) // sync: produce
+	store64(&p.header.produced, p.pos) // sync: produce
 }
 
-// Written returns the number of bytes ever put in.
-func (p *Producer) Written() uint64 { return p.pos }
+// Written returns the number of bytes that this Producer has put in.
+func (p *Producer) Written() uint64 { return p.pos - p.from }
 
-// Outstanding returns how many bytes the consumer has not said to have read. It may
-// run at any time.
+// Outstanding returns how many bytes the consumer has not said to have read. It
+// may run at any time.
 func (p *Producer) Outstanding() int { return p.header.outstanding(p.size) }
 
-// Published returns how many bytes were ever published. It may run at any time.
-func (p *Producer) Published() uint64 { return p.header.produced.Load() }
+// Published returns how many bytes this Producer has published. It may run at
+// any time.
+func (p *Producer) Published() uint64 { return p.header.produced.Load() - p.from }
 
 // A Consumer is the reading end. Its methods may not run at the same time, but
 // for Outstanding and Published.
@@ -159,34 +203,40 @@ type Consumer struct {
 	data   []byte
 	size   uint64
 
-	pos  uint64 // bytes ever read
-	seen uint64 // header.produced as last loaded: pos <= seen <= pos+size
-	told uint64 // header.consumed as last stored: told <= pos
+	pos        uint64 // bytes ever read
+	cachedPeer uint64 // header.produced as last loaded: pos <= cachedPeer <= pos+size
+	published  uint64 // header.consumed as last stored: published <= pos
+	from       uint64 // pos as it was at first
 }
 
-// NewConsumer makes the reading end of a fresh ring; see [NewProducer].
-func NewConsumer(h *Header, data []byte, size int) Consumer {
-	return Consumer{Own: &h.consumer, Peer: &h.producer, header: h, data: data, size: uint64(size)}
+// NewConsumer makes the reading end of an empty ring; see [NewProducer].
+func NewConsumer(h *Header, data []byte, size int, from uint64) Consumer {
+	return Consumer{Own: &h.consumer, Peer: &h.producer, header: h, data: data, size: uint64(size),
+		pos: from, cachedPeer: from, published: from, from: from}
 }
+
+// Next returns the reading end of the ring as it goes on after c, which has
+// read all that was written.
+func (c *Consumer) Next() Consumer { return NewConsumer(c.header, c.data, int(c.size), c.pos) }
 
 // Ready returns how many bytes there are to read, of which it is sure without a
 // look at the producer's position.
-func (c *Consumer) Ready() int { return int(c.seen - c.pos) }
+func (c *Consumer) Ready() int { return int(c.cachedPeer - c.pos) }
 
 // Refresh loads the producer's position and returns how many bytes there are to
 // read now.
 func (c *Consumer) Refresh() (int, error) {
 	produced := c.header.produced.Load() // sync: produce
-	if produced-c.seen > c.told+c.size-c.seen {
-		return 0, &Violation{"the producer's position", produced, c.told + c.size}
+	if produced-c.cachedPeer > c.published+c.size-c.cachedPeer {
+		return 0, &Violation{"the producer's position", produced, c.published + c.size}
 	}
-	c.seen = produced
+	c.cachedPeer = produced
 	return c.Ready(), nil
 }
 
 // Moved reports whether the producer's position is another than the one that
 // was loaded last.
-func (c *Consumer) Moved() bool { return c.header.produced.Load() != c.seen }
+func (c *Consumer) Moved() bool { return c.header.produced.Load() != c.cachedPeer }
 
 // Span returns the first n bytes to read, or fewer where the memory ends. There
 // must be n.
@@ -208,31 +258,32 @@ func (c *Consumer) Take(b []byte) int {
 // Skip counts n of the bytes that are ready as read.
 func (c *Consumer) Skip(n int) { c.pos += uint64(n) }
 
-// Owes reports whether a quarter of the ring, or more, was read since the last
-// Publish.
-func (c *Consumer) Owes() bool { return c.pos-c.told >= c.size/4 }
+// AckDue reports whether a quarter of the ring, or more, was read since the
+// last Publish.
+func (c *Consumer) AckDue() bool { return c.pos-c.published >= c.size/4 }
 
-// Told reports whether the producer knows of all that was read.
-func (c *Consumer) Told() bool { return c.told == c.pos }
+// Acked reports whether the producer knows of all that was read.
+func (c *Consumer) Acked() bool { return c.published == c.pos }
 
 // Publish gives the room of all that was read back to the producer.
 func (c *Consumer) Publish() {
-	c.told = c.pos
-	c.header.consumed.Store(c.pos) // sync: consume
+	c.published = c.pos
+	store64(&c.header.consumed, c.pos) // sync: consume
 }
 
-// Consumed returns the number of bytes ever read.
-func (c *Consumer) Consumed() uint64 { return c.pos }
+// Consumed returns the number of bytes that this Consumer has read.
+func (c *Consumer) Consumed() uint64 { return c.pos - c.from }
 
-// Outstanding returns how many bytes there are to read, and up to a quarter of the
-// ring more while somebody reads. It may run at any time.
+// Outstanding returns how many bytes there are to read, and up to a quarter of
+// the ring more while somebody reads. It may run at any time.
 func (c *Consumer) Outstanding() int { return c.header.outstanding(c.size) }
 
-// Published returns how many bytes the producer was told were read. It may run at
-// any time.
-func (c *Consumer) Published() uint64 { return c.header.consumed.Load() }
+// Published returns how many bytes the producer knows this Consumer to have
+// read. It may run at any time.
+func (c *Consumer) Published() uint64 { return c.header.consumed.Load() - c.from }
 
-// outstanding loads the consumer's position first: it is never ahead of the other.
+// outstanding loads the consumer's position first: it is never ahead of the
+// other.
 func (h *Header) outstanding(size uint64) int {
 	consumed := h.consumed.Load()
 	return int(min(h.produced.Load()-consumed, size))

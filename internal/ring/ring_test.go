@@ -25,7 +25,7 @@ var layouts = []struct {
 }{
 	{"apart", func(size int) (*Header, []byte) { return new(Header), make([]byte, size) }},
 	{"together", func(size int) (*Header, []byte) {
-		b := make([]byte, HeaderSize+size)
+		b := aligned(HeaderSize + size)
 		return At(b), b[HeaderSize:]
 	}},
 }
@@ -36,11 +36,11 @@ var starts = []uint64{0, 1<<32 - 3, 1<<63 - 3, 1<<64 - 3}
 
 // newEnds returns both ends of a ring that begins at the position start.
 func newEnds(h *Header, data []byte, start uint64) (*Producer, *Consumer) {
-	p, c := NewProducer(h, data, len(data)), NewConsumer(h, data, len(data))
+	p, c := NewProducer(h, data, len(data), 0), NewConsumer(h, data, len(data), 0)
 	h.produced.Store(start)
 	h.consumed.Store(start)
-	p.pos, p.seen = start, start
-	c.pos, c.seen, c.told = start, start, start
+	p.pos, p.cachedPeer = start, start
+	c.pos, c.cachedPeer, c.published = start, start, start
 	return &p, &c
 }
 
@@ -152,15 +152,15 @@ func boundary(t *testing.T, p *Producer, c *Consumer, n int) {
 	check("Consumed", int(c.Consumed()-was), fits)
 
 	check("the consumer's Published before Publish", int(c.Published()-was), 0)
-	check("Told", btoi(c.Told()), btoi(fits == 0))
-	check("Owes", btoi(c.Owes()), btoi(fits >= size/4))
+	check("Acked", btoi(c.Acked()), btoi(fits == 0))
+	check("AckDue", btoi(c.AckDue()), btoi(fits >= size/4))
 	if p.Moved() {
 		t.Error("the producer sees room that was not published")
 	}
 	mustRefresh(t, p, size-fits-more)
 	c.Publish()
 	check("the consumer's Published", int(c.Published()-was), fits)
-	check("Told after Publish", btoi(c.Told()), 1)
+	check("Acked after Publish", btoi(c.Acked()), 1)
 	check("the producer's Moved", btoi(p.Moved()), btoi(fits > 0))
 	check("Free before Refresh", p.Free(), size-fits-more)
 	mustRefresh(t, p, size-more)
@@ -252,7 +252,7 @@ func TestStress(t *testing.T) {
 							return
 						}
 						if n == 0 {
-							if !c.Told() {
+							if !c.Acked() {
 								c.Publish()
 							}
 							runtime.Gosched()
@@ -270,7 +270,7 @@ func TestStress(t *testing.T) {
 							return
 						}
 						off += len(b)
-						if c.Owes() {
+						if c.AckDue() {
 							c.Publish()
 						}
 					}
@@ -287,7 +287,7 @@ func TestStress(t *testing.T) {
 // TestViolation stores into the shared words what the other end may not.
 func TestViolation(t *testing.T) {
 	const size = 4096
-	const put, taken, told = 3000, 2000, 1024 // told of 1,024, then 976 more were taken
+	const put, taken, acked = 3000, 2000, 1024 // 1,024 are acknowledged, then 976 more were taken
 	for _, start := range starts {
 		for _, tt := range []struct {
 			name    string
@@ -296,8 +296,8 @@ func TestViolation(t *testing.T) {
 		}{
 			{"the same", put, put - taken},
 			{"one on", put + 1, put + 1 - taken},
-			{"as far as may be", told + size, told + size - taken},
-			{"one too far", told + size + 1, -1},
+			{"as far as may be", acked + size, acked + size - taken},
+			{"one too far", acked + size + 1, -1},
 			{"one back", put - 1, -1},
 			{"back to what was taken", taken, -1},
 			{"before what was taken", taken - 1, -1},
@@ -312,15 +312,15 @@ func TestViolation(t *testing.T) {
 				p.Put(pattern(0, put))
 				p.Publish()
 				mustRefresh(t, c, put)
-				c.Skip(told)
+				c.Skip(acked)
 				c.Publish()
-				c.Skip(taken - told)
+				c.Skip(taken - acked)
 				h.produced.Store(start + tt.shared)
 				if want := tt.shared != put; c.Moved() != want {
 					t.Errorf("Moved() = %v, want %v", c.Moved(), want)
 				}
 				n, err := c.Refresh()
-				checkRefresh(t, n, err, tt.allowed, start+tt.shared, start+told+size, "producer")
+				checkRefresh(t, n, err, tt.allowed, start+tt.shared, start+acked+size, "producer")
 				if tt.allowed < 0 && c.Ready() != put-taken {
 					t.Errorf("after the violation Ready() = %d, want %d", c.Ready(), put-taken)
 				}
@@ -334,31 +334,31 @@ func TestViolation(t *testing.T) {
 			shared  uint64
 			allowed int // bytes free, or -1
 		}{
-			{"the same", told, size - put + told},
-			{"one on", told + 1, size - put + told + 1},
+			{"the same", acked, size - put + acked},
+			{"one on", acked + 1, size - put + acked + 1},
 			{"as far as may be", put, size},
 			{"one too far", put + 1, -1},
-			{"one back", told - 1, -1},
+			{"one back", acked - 1, -1},
 			{"back to the start", 0, -1},
 			{"before the start", 1<<64 - 1, -1},
 			{"a ring too far", put + size, -1},
-			{"half way round", told + 1<<63, -1},
+			{"half way round", acked + 1<<63, -1},
 		} {
 			t.Run(fmt.Sprintf("consumed/%s/start=%d", strings.ReplaceAll(tt.name, " ", "_"), start), func(t *testing.T) {
 				h, data := layouts[0].make(size)
 				p, _ := newEnds(h, data, start)
 				p.Put(pattern(0, put))
 				p.Publish()
-				h.consumed.Store(start + told)
-				mustRefresh(t, p, size-put+told)
+				h.consumed.Store(start + acked)
+				mustRefresh(t, p, size-put+acked)
 				h.consumed.Store(start + tt.shared)
-				if want := tt.shared != told; p.Moved() != want {
+				if want := tt.shared != acked; p.Moved() != want {
 					t.Errorf("Moved() = %v, want %v", p.Moved(), want)
 				}
 				n, err := p.Refresh()
 				checkRefresh(t, n, err, tt.allowed, start+tt.shared, start+put, "consumer")
-				if tt.allowed < 0 && p.Free() != size-put+told {
-					t.Errorf("after the violation Free() = %d, want %d", p.Free(), size-put+told)
+				if tt.allowed < 0 && p.Free() != size-put+acked {
+					t.Errorf("after the violation Free() = %d, want %d", p.Free(), size-put+acked)
 				}
 				if n := p.Outstanding(); n < 0 || n > size {
 					t.Errorf("Outstanding() = %d of %d", n, size)
@@ -416,18 +416,18 @@ func TestLazyPublish(t *testing.T) {
 			mustRefresh(t, c, size)
 			since := 0 // bytes since the last Publish
 			for i := range size {
-				if c.Told() != (since == 0) {
-					t.Fatalf("byte %d: Told() = %v, %d since Publish", i, c.Told(), since)
+				if c.Acked() != (since == 0) {
+					t.Fatalf("byte %d: Acked() = %v, %d since Publish", i, c.Acked(), since)
 				}
 				c.Take(make([]byte, 1))
 				since++
-				if c.Owes() != (since >= size/4) {
-					t.Fatalf("byte %d: Owes() = %v, %d since Publish", i, c.Owes(), since)
+				if c.AckDue() != (since >= size/4) {
+					t.Fatalf("byte %d: AckDue() = %v, %d since Publish", i, c.AckDue(), since)
 				}
-				if p.Moved() != (i+1-since != int(p.seen)) {
+				if p.Moved() != (i+1-since != int(p.cachedPeer)) {
 					t.Fatalf("byte %d: Moved() = %v", i, p.Moved())
 				}
-				if c.Owes() {
+				if c.AckDue() {
 					c.Publish()
 					since = 0
 					mustRefresh(t, p, i+1)
@@ -449,7 +449,7 @@ func TestSpan(t *testing.T) {
 				}
 				t.Run(fmt.Sprintf("len=%d,cap=%d,at=%d,times=%d", n, size, at, times), func(t *testing.T) {
 					h, data := new(Header), make([]byte, times*size)
-					prod, cons := NewProducer(h, data, size), NewConsumer(h, data, size)
+					prod, cons := NewProducer(h, data, size, 0), NewConsumer(h, data, size, 0)
 					p, c := &prod, &cons
 					for range at + 3*size { // where it is in the stream does not matter
 						p.Skip(1)
@@ -514,7 +514,7 @@ func TestLayout(t *testing.T) {
 // format 1 says. It is not to be changed.
 func TestGolden(t *testing.T) {
 	const size = 64
-	mem := make([]byte, HeaderSize+size)
+	mem := aligned(HeaderSize + size)
 	p, c := newEnds(At(mem), mem[HeaderSize:], 0)
 	if p.Own != c.Peer || p.Peer != c.Own || p.Own == p.Peer {
 		t.Fatal("the two ends do not agree on whose words are whose")

@@ -1,12 +1,13 @@
 package segment
 
 import (
+	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,26 +25,28 @@ func CheckRingSize(n int) error {
 
 // A Segment is the memory of one connection, mapped.
 //
-// The file holds a header page, ring A and ring B. They are mapped as header, A, A,
-// B, B, so that any span of a ring up to its size is contiguous; that takes three
-// mappings: header and A, A and B, B.
+// The file holds a header page, ring A and ring B. They are mapped as header,
+// A, A, B, B, so that any span of a ring up to its size is contiguous; that
+// takes three mappings: header and A, A and B, B.
 type Segment struct {
 	mem  []byte // the whole range of addresses
 	ring int    // bytes of a ring
 
-	// For the dialer's end of a named segment, as long as the name may be there.
-	file int    // locked, so that nobody sweeps the name away; -1 if none
-	path string // its name, if it has one
+	file   int  // the dialer's descriptor; -1 if none
+	sealed bool // it is of anonymous memory
+	linked bool // an acceptor's: it had a name when it was attached
+	reuse  bool // both ends can use it again
 }
 
-// Create makes the segment of a connection with the name base in dir, initialised
-// and mapped, and returns with it the descriptor to be handed to the acceptor. The
-// segment closes it, if it is named in its Close, if not in HandedOver.
-func Create(dir *Dir, base string, g Geometry) (*Segment, ID, error) {
-	s := &Segment{ring: g.RingSize, file: -1}
+// Create makes the segment of a connection to the listener base in dir,
+// initialised and mapped. It has no name, so that it ends with the last process
+// that has it, however that ends. ctx ends it early: to allocate a large one
+// takes its time.
+func Create(ctx context.Context, dir *Dir, base string, g Geometry) (*Segment, ID, error) {
+	s := &Segment{ring: g.RingSize, file: -1, reuse: g.Reuse}
 	var id ID
 	rand.Read(id[:])
-	err := s.create(dir, base, g, id)
+	err := s.create(ctx, dir, base, g, id)
 	if err != nil {
 		s.Close()
 		return nil, id, err
@@ -51,37 +54,27 @@ func Create(dir *Dir, base string, g Geometry) (*Segment, ID, error) {
 	return s, id, nil
 }
 
-func (s *Segment) create(dir *Dir, base string, g Geometry, id ID) (err error) {
-	size := PageSize + 2*g.RingSize
+func (s *Segment) create(ctx context.Context, dir *Dir, base string, g Geometry, id ID) (err error) {
 	if g.Anonymous {
-		s.file, err = unix.MemfdCreate(Prefix+base, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-		if err != nil {
-			return os.NewSyscallError("memfd_create", err)
-		}
+		err = s.openMemory(base)
 	} else {
-		name := connName(base, id)
-		s.file, err = unix.Openat(dir.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|openFlags, 0o600)
-		if err != nil {
-			return os.NewSyscallError("openat", err)
-		}
-		s.path = filepath.Join(dir.path, name)
-		// If the lock is taken, a sweep has found the file before it was locked, and
-		// removes the name. The connection does not need it.
-		if err := lock(s.file); err != nil && !locked(err) {
-			return os.NewSyscallError("fcntl", err)
-		}
-	}
-	// Without this a full directory would be a SIGBUS at some later store.
-	for {
-		err = unix.Fallocate(s.file, 0, 0, int64(size))
-		if err != unix.EINTR {
-			break
-		}
+		err = s.openFile(dir, base, id)
 	}
 	if err != nil {
+		return err
+	}
+	// Without this a full directory would be a SIGBUS at some later store.
+	size := PageSize + 2*g.RingSize
+	if err := allocate(ctx, s.file, size); err != nil {
+		switch {
+		case err == ctx.Err():
+			return err
+		case err == unix.ENOSPC && !s.sealed:
+			return dir.noRoom(fmt.Sprintf("the %d bytes of a connection", size), err)
+		}
 		return fmt.Errorf("no room for the %d bytes of a connection: %w", size, os.NewSyscallError("fallocate", err))
 	}
-	if g.Anonymous {
+	if s.sealed {
 		if _, err = unix.FcntlInt(uintptr(s.file), unix.F_ADD_SEALS, seals); err != nil {
 			return os.NewSyscallError("fcntl", err)
 		}
@@ -91,8 +84,10 @@ func (s *Segment) create(dir *Dir, base string, g Geometry, id ID) (err error) {
 		headerSize: uint32(PageSize),
 		ringSize:   uint64(g.RingSize),
 		flags:      g.flags(),
+		reuse:      g.reuse(),
 		id:         id,
 	}
+	copy(h.name[:], base)
 	h.magic.Store(connMagic)
 	if err := pwrite(s.file, bytesOf(h)[:headerUsed]); err != nil {
 		return err
@@ -100,31 +95,121 @@ func (s *Segment) create(dir *Dir, base string, g Geometry, id ID) (err error) {
 	return s.mmap(s.file)
 }
 
+// openFile makes the file of a segment in dir, without a name.
+func (s *Segment) openFile(dir *Dir, base string, id ID) (err error) {
+	s.file, err = openTmpfile(dir.fd)
+	switch err {
+	case unix.EOPNOTSUPP, unix.EISDIR, unix.EINVAL:
+		// The file system has no files without a name. A dialer that is killed
+		// between these two calls leaves an empty file, which the next Listen
+		// removes.
+		name := connName(base, id)
+		s.file, err = unix.Openat(dir.fd, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|openFlags, 0o600)
+		if err == nil {
+			unix.Unlinkat(dir.fd, name, 0)
+		}
+	}
+	switch err {
+	case nil:
+		return nil
+	case unix.EACCES, unix.EPERM, unix.EROFS:
+		// Who may dial need not be allowed to make files there.
+		return s.openMemory(base)
+	case unix.ENOSPC:
+		return dir.noRoom("the file of a connection", err)
+	case unix.ENOENT:
+		return &NobodyError{Path: dir.path, Why: "the directory was removed", Err: err}
+	}
+	return dir.error("openat", ".", err)
+}
+
+// openTmpfile opens a file that has no name and will not get one. It is a
+// variable for tests of file systems that have no such files.
+var openTmpfile = func(dir int) (int, error) {
+	return unix.Openat(dir, ".", unix.O_TMPFILE|unix.O_EXCL|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+}
+
+// openMemory makes anonymous memory for a segment.
+func (s *Segment) openMemory(base string) (err error) {
+	s.sealed = true
+	s.file, err = unix.MemfdCreate(Prefix+base, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	return Explain(os.NewSyscallError("memfd_create", err))
+}
+
+// maxPiece is how many bytes are allocated at once, at most: a fraction of a
+// millisecond's work, so that whoever is dialing keeps its deadline. What is
+// usual, with rings of 256 KiB, is one piece.
+const maxPiece = 1 << 20
+
+// allocate makes the file behind fd size bytes long, with memory for all of
+// them. A signal can undo a piece (before Linux 6.10; a profile sends a hundred
+// a second), so that the next one is half as long.
+func allocate(ctx context.Context, fd, size int) error {
+	for at, piece := 0, maxPiece; at < size; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n := min(piece, size-at)
+		switch err := fallocate(fd, 0, int64(at), int64(n)); err {
+		case nil:
+			at += n
+		case unix.EINTR:
+			piece = max(n/2, PageSize)
+		case unix.EOPNOTSUPP: // ramfs
+			if err := pwriteAt(fd, zeros[:min(n, len(zeros))], at); err != nil {
+				return err
+			}
+			at += min(n, len(zeros))
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// fallocate is a variable for tests of kernels that signals interrupt.
+var fallocate = unix.Fallocate
+
+var zeros [64 << 10]byte
+
 // File returns the descriptor of the segment, which stays the segment's.
 func (s *Segment) File() int { return s.file }
 
-// HandedOver closes the descriptor of an anonymous segment, which has done its duty.
+// HandedOver closes the descriptor of anonymous memory. That of a file stays
+// open until Close: it is how tools that look on read the header, and see who
+// has dialed.
 func (s *Segment) HandedOver() {
-	if s.path == "" {
+	if s.sealed {
 		unix.Close(s.file)
 		s.file = -1
 	}
 }
+
+// Reuse reports whether both ends can use the segment for another connection.
+func (s *Segment) Reuse() bool { return s.reuse }
+
+// Linked reports whether a segment had a name when it was attached: RemoveName
+// is for it.
+func (s *Segment) Linked() bool { return s.linked }
 
 const (
 	openFlags = unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK
 	seals     = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 )
 
-// Attach maps the segment behind fd, which a dialer has handed over, after holding
-// all that can be checked about it against what the listener knows by itself. fd
-// stays the caller's.
+// Attach maps the segment behind fd, which a dialer has handed over, after
+// holding all that can be checked about it against what the listener knows by
+// itself. fd stays the caller's.
 //
-// dev is the file system that a named segment must be on.
+// dev is the file system that a segment must be on that is not sealed: a dialer
+// that may make no files there uses sealed memory, whatever g says.
+//
+// A shortage of this process is an error of mmap, and of nothing else: what the
+// others say can be up to whoever serves the file system of fd.
 func Attach(fd int, dev uint64, g Geometry, id ID) (*Segment, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, os.NewSyscallError("fstat", err)
+		return nil, fmt.Errorf("segment does not say what it is: %v", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("segment is not a regular file")
@@ -132,19 +217,21 @@ func Attach(fd int, dev uint64, g Geometry, id ID) (*Segment, error) {
 	if want := int64(PageSize + 2*g.RingSize); st.Size != want {
 		return nil, fmt.Errorf("segment has %d bytes, not %d", st.Size, want)
 	}
-	if g.Anonymous {
+	if g.Anonymous || uint64(st.Dev) != dev {
 		have, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
 		if err != nil || have&seals != seals {
-			return nil, errors.New("segment is not sealed")
+			if g.Anonymous {
+				return nil, errors.New("segment is not sealed")
+			}
+			// A page fault on some other file system could block for ever.
+			return nil, errors.New("segment is on another file system, and is not sealed memory")
 		}
-	} else if uint64(st.Dev) != dev {
-		// A page fault on some other file system could block for ever.
-		return nil, errors.New("segment is on another file system")
 	}
-	if err := check(fd, g, id); err != nil {
+	reuse, err := check(fd, g, id)
+	if err != nil {
 		return nil, err
 	}
-	s := &Segment{ring: g.RingSize, file: -1}
+	s := &Segment{ring: g.RingSize, file: -1, linked: st.Nlink > 0, reuse: reuse && g.Reuse}
 	if err := s.mmap(fd); err != nil {
 		return nil, err
 	}
@@ -152,35 +239,50 @@ func Attach(fd int, dev uint64, g Geometry, id ID) (*Segment, error) {
 }
 
 // check holds the header behind fd against what it has to be. It reads it as a
-// file: the memory of a file that is being truncated would fault.
-func check(fd int, g Geometry, id ID) error {
+// file: the memory of a file that is being truncated would fault. It reports
+// whether the dialer can use the segment again.
+func check(fd int, g Geometry, id ID) (reuse bool, err error) {
 	h := new(connHeader)
 	if err := pread(fd, bytesOf(h)); err != nil {
-		return err
+		return false, fmt.Errorf("segment cannot be read: %v", err)
 	}
 	switch magic, version := h.magic.Load(), h.version; {
 	case magic != connMagic:
-		return errors.New("segment has no magic number")
+		return false, errors.New("segment has no magic number")
 	case version != Version:
-		return fmt.Errorf("segment has format version %d, this is version %d", version, Version)
+		return false, fmt.Errorf("segment has format version %d, this is version %d", version, Version)
 	case h.headerSize != uint32(PageSize), h.ringSize != uint64(g.RingSize), h.flags != g.flags():
-		return errors.New("segment has another geometry than its listener")
+		return false, errors.New("segment has another geometry than its listener")
 	case h.id != id:
-		return errors.New("segment has another id than was said")
+		return false, errors.New("segment has another id than was said")
 	}
-	return nil
+	return h.reuse != 0, nil
 }
 
+// isConn reports whether the file behind fd, of size bytes, is a connection
+// segment, or what a dialer has left that was killed while it made one.
+func isConn(fd int, size int64) bool {
+	h := new(connHeader)
+	b := bytesOf(h)[:min(int64(headerUsed), size)]
+	if pread(fd, b) != nil {
+		return false
+	}
+	return h.magic.Load() == connMagic || allZero(b)
+}
+
+func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+
 // RemoveName removes the name of the segment behind fd, once both ends have it
-// mapped. Where the directory does not allow it, the dialer does so at its Close.
+// mapped, of a dialer that gives it one. Where the directory does not allow it,
+// such a dialer does so at its Close.
 func RemoveName(dir *Dir, base string, id ID, fd int) {
 	unlinkIfSame(dir.fd, connName(base, id), fd)
 }
 
 func connName(base string, id ID) string { return Prefix + base + "@" + hex.EncodeToString(id[:]) }
 
-// RingA returns the header and, twice in a row, the bytes of the ring from dialer
-// to acceptor.
+// RingA returns the header and, twice in a row, the bytes of the ring from
+// dialer to acceptor.
 func (s *Segment) RingA() (header, data []byte) {
 	return s.mem[ringAHeader:][:ringHeader], s.mem[PageSize:][: 2*s.ring : 2*s.ring]
 }
@@ -190,7 +292,7 @@ func (s *Segment) RingB() (header, data []byte) {
 	return s.mem[ringBHeader:][:ringHeader], s.mem[PageSize+2*s.ring:][: 2*s.ring : 2*s.ring]
 }
 
-// Close unmaps the segment and removes its name if it is still there.
+// Close unmaps the segment.
 func (s *Segment) Close() {
 	s.munmap()
 	s.forget()
@@ -205,9 +307,6 @@ func (s *Segment) Abandon() {
 
 func (s *Segment) forget() {
 	if s.file >= 0 {
-		if s.path != "" {
-			unlinkIfSame(unix.AT_FDCWD, s.path, s.file)
-		}
 		unix.Close(s.file)
 		s.file = -1
 	}

@@ -1,30 +1,33 @@
 package segment
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 )
 
-// HeaderUsed is how many bytes of a connection segment's header page DecodeConn needs.
+// HeaderUsed is how many bytes of a connection segment's header page DecodeConn
+// needs.
 const HeaderUsed = ringBHeader + ringHeader
 
 // A ConnInfo is what the header page of a connection segment tells.
 type ConnInfo struct {
 	Geometry
 	ID           ID
+	Name         string // of the listener, by the dialer's own word; "" if it does not say
 	RingA, RingB []byte // the headers of the rings
 }
 
-// DecodeConn reads a copy of the first HeaderUsed bytes of a connection segment, for
-// tools that look on from outside. RingA and RingB are parts of b.
+// DecodeConn reads a copy of the first HeaderUsed bytes of a connection
+// segment, for tools that look on from outside. RingA and RingB are parts of b.
 func DecodeConn(b []byte) (ConnInfo, error) {
 	if len(b) < HeaderUsed {
 		return ConnInfo{}, errors.New("segment is shorter than its header")
 	}
 	n := binary.NativeEndian
 	magic, version, headerSize := n.Uint64(b), n.Uint32(b[8:]), n.Uint32(b[12:])
-	ringSize, flags := n.Uint64(b[16:]), n.Uint32(b[24:])
+	ringSize, flags, reuse := n.Uint64(b[16:]), n.Uint32(b[24:]), n.Uint32(b[28:])
 	switch {
 	case magic == 0:
 		return ConnInfo{}, ErrUnfinished
@@ -36,17 +39,29 @@ func DecodeConn(b []byte) (ConnInfo, error) {
 		return ConnInfo{}, fmt.Errorf("segment has rings of %d bytes after a header of %d", ringSize, headerSize)
 	}
 	return ConnInfo{
-		Geometry: Geometry{RingSize: int(ringSize), Anonymous: flags&flagAnonymous != 0},
+		Geometry: Geometry{RingSize: int(ringSize), Anonymous: flags&flagAnonymous != 0, Reuse: reuse != 0},
 		ID:       ID(b[32:]),
+		Name:     decodeName(b[nameAt:][:maxName]),
 		RingA:    b[ringAHeader:][:ringHeader],
 		RingB:    b[ringBHeader:][:ringHeader],
 	}, nil
 }
 
-// ErrUnfinished says that a connection segment has no header yet, or never got one.
+// decodeName returns the name that is in b, or "" if that is none.
+func decodeName(b []byte) string {
+	name, _, _ := bytes.Cut(b, []byte{0})
+	if checkBase(string(name)) != nil {
+		return ""
+	}
+	return string(name)
+}
+
+// ErrUnfinished says that a connection segment has no header yet, or never got
+// one.
 var ErrUnfinished = errors.New("segment has no header")
 
-// Locked reports whether somebody else has the lock that a living listener has on its
-// segment, and a living dialer on a named one. It takes no lock, so that nobody who
-// wants it finds it taken. When in doubt it says that somebody has.
+// Locked reports whether somebody else has the lock that a living listener has
+// on its segment, and a living dialer of the old kind on one with a name. It
+// takes no lock, so that nobody who wants it finds it taken. When in doubt it
+// says that somebody has.
 func Locked(fd int) bool { return lockedForWriting(fd) }

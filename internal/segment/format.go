@@ -1,6 +1,6 @@
-// Package segment makes, checks, maps and removes the files that connections and
-// listeners are made of. It knows no ring, and nothing of what is said over the
-// socket: of a connection segment it gives out the bytes.
+// Package segment makes, checks, maps and removes the files that connections
+// and listeners are made of. It knows no ring, and nothing of what is said over
+// the socket: of a connection segment it gives out the bytes.
 package segment
 
 import (
@@ -20,8 +20,8 @@ const (
 // Flags of a segment.
 const flagAnonymous = 1 << 0 // connections are of anonymous memory
 
-// MaxRing is the largest ring size, in bytes: 1 GiB, or 64 MiB where addresses have
-// 32 bits. A connection takes four times that of the address space.
+// MaxRing is the largest ring size, in bytes: 1 GiB, or 64 MiB where addresses
+// have 32 bits. A connection takes four times that of the address space.
 const MaxRing = 1 << (26 + 4*(^uint(0)>>63))
 
 // A connHeader starts a connection segment, which is part of format 1
@@ -34,8 +34,9 @@ const MaxRing = 1 << (26 + 4*(^uint(0)>>63))
 //	    12     4  headerSize  bytes before ring A: one page of the dialer's
 //	    16     8  ringSize    bytes of a ring
 //	    24     4  flags       bit 0: anonymous memory
-//	    28     4  -           0
-//	    32    16  id          random; also the end of the file's name
+//	    28     4  reuse       1 if the dialer can use the segment again
+//	    32    16  id          random
+//	    64   128  name        the listener's, for people to look at; 0 behind it
 //	   512   512  ring A      header of the ring from dialer to acceptor
 //	  1024   512  ring B      header of the ring from acceptor to dialer
 type connHeader struct {
@@ -45,8 +46,10 @@ type connHeader struct {
 	headerSize uint32
 	ringSize   uint64
 	flags      uint32
-	_          uint32
+	reuse      uint32
 	id         ID
+	_          [nameAt - 48]byte
+	name       [maxName]byte
 	_          [ringAHeader - headerUsed]byte
 	ringA      [ringHeader]byte
 	ringB      [ringHeader]byte
@@ -56,8 +59,9 @@ const (
 	ringHeader               = 512
 	ringAHeader, ringBHeader = 512, 1024 // offsets of the rings' headers
 
-	headerUsed = 48 // bytes of a connHeader before the rings
-	countersAt = 64 // offset of a listenerPage's counters
+	nameAt     = 64               // offset of a connHeader's name
+	headerUsed = nameAt + maxName // bytes of a connHeader before the rings
+	countersAt = 64               // offset of a listenerPage's counters
 )
 
 // A listenerPage is the whole of a listener segment, and part of format 1
@@ -70,6 +74,7 @@ const (
 //	    16     8  ringSize    bytes of a ring
 //	    24     4  flags       bit 0: connections are of anonymous memory
 //	    28     4  pid         the listener's process, in its PID namespace
+//	    32     4  reuse       1 if the listener can use segments again
 //	    64     8  accepted    connections handed out by Accept
 //	    72     8  refused     dialers that were dropped
 type listenerPage struct {
@@ -80,7 +85,8 @@ type listenerPage struct {
 	ringSize   uint64
 	flags      uint32
 	pid        uint32
-	_          [64 - 32]byte
+	reuse      uint32
+	_          [64 - 36]byte
 	accepted   atomic.Uint64
 	refused    atomic.Uint64
 }
@@ -89,11 +95,14 @@ type listenerPage struct {
 var (
 	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.version)-8]
 	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.ringSize)-16]
+	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.reuse)-28]
 	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.id)-32]
+	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.name)-nameAt]
 	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.ringA)-ringAHeader]
 	_ = [1]struct{}{}[unsafe.Offsetof(connHeader{}.ringB)-ringBHeader]
 	_ = [1]struct{}{}[unsafe.Offsetof(listenerPage{}.ringSize)-16]
 	_ = [1]struct{}{}[unsafe.Offsetof(listenerPage{}.pid)-28]
+	_ = [1]struct{}{}[unsafe.Offsetof(listenerPage{}.reuse)-32]
 	_ = [1]struct{}{}[unsafe.Offsetof(listenerPage{}.accepted)-64]
 )
 
@@ -101,11 +110,19 @@ var (
 type Geometry struct {
 	RingSize  int
 	Anonymous bool
+	Reuse     bool // a segment may be used for more than one connection
 }
 
 func (g Geometry) flags() uint32 {
 	if g.Anonymous {
 		return flagAnonymous
+	}
+	return 0
+}
+
+func (g Geometry) reuse() uint32 {
+	if g.Reuse {
+		return 1
 	}
 	return 0
 }

@@ -113,7 +113,7 @@ func FuzzAttach(f *testing.F) {
 		}
 		s.Close()
 		s, err = Attach(fd, uint64(st.Dev)+1, g, id)
-		if (err == nil) != anonymous {
+		if (err == nil) != (sealed&uint8(seals) == uint8(seals)) {
 			t.Errorf("Attach from another file system: %v", err)
 		}
 		if err == nil {
@@ -133,6 +133,16 @@ func FuzzListenerFile(f *testing.F) {
 		f.Add(header(listenerMagic, ring, 0, make([]byte, 100)...))
 	}
 	f.Add([]byte(nil))
+	for _, magic := range []uint64{0, listenerMagic} {
+		for _, size := range []int{PageSize - 1, PageSize, PageSize + 1} {
+			page := make([]byte, size)
+			copy(page, header(magic, PageSize, 0))
+			f.Add(slices.Clone(page))
+			page[size-1] = 1
+			f.Add(page)
+		}
+	}
+	f.Add(make([]byte, PageSize))
 	f.Add(make([]byte, 80))
 	f.Add(bytes.Repeat([]byte("garbage!"), PageSize/4))
 	d, err := OpenDir(f.TempDir())
@@ -154,6 +164,20 @@ func FuzzListenerFile(f *testing.F) {
 		}
 
 		l, sock, err := Announce(d, "feed", named, 0o600, 8)
+		if !ownListener(content) {
+			if err == nil {
+				unix.Close(sock)
+				l.Close()
+				t.Fatalf("Announce took over a file that begins with\n%x", content[:min(80, len(content))])
+			}
+			if left, err := os.ReadFile(path); !bytes.Equal(left, content) {
+				t.Fatalf("Announce changed a file that begins with\n%x\nto %x, %v", content[:min(80, len(content))], left, err)
+			}
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			l, sock, err = Announce(d, "feed", named, 0o600, 8)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +185,7 @@ func FuzzListenerFile(f *testing.F) {
 		defer unix.Close(sock)
 		for range 2 {
 			info, err = Lookup(d, "feed")
-			if want := (Info{Geometry: named, UID: uint32(os.Geteuid()), PID: os.Getpid(), Alive: true}); info != want || err != nil {
+			if want := (Info{Geometry: named, UID: uint32(os.Geteuid()), PID: os.Getpid(), Alive: true, Path: path}); info != want || err != nil {
 				t.Fatalf("Lookup = %+v, %v, want %+v", info, err, want)
 			}
 			if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -176,6 +200,23 @@ func FuzzListenerFile(f *testing.F) {
 			t.Errorf("files are left: %q", left)
 		}
 	})
+}
+
+// ownListener reports whether b is what a listener can have left.
+func ownListener(b []byte) bool {
+	if len(b) != PageSize {
+		return len(b) == 0
+	}
+	whole := slices.Clone(b)
+	copy(whole, "shlistn\n")
+	made := validListener(whole) && bytes.Equal(b[80:], make([]byte, PageSize-80))
+	switch magic := b[:8]; {
+	case bytes.Equal(magic, whole[:8]):
+		return true
+	case bytes.Equal(magic, make([]byte, 8)):
+		return made || bytes.Equal(b, make([]byte, PageSize))
+	}
+	return false
 }
 
 // validListener reports whether b begins as a listener segment has to.

@@ -16,7 +16,7 @@ func (s *Segment) mmap(fd int) error {
 	const access = unix.PROT_READ | unix.PROT_WRITE
 	base, err := unix.MmapPtr(fd, 0, nil, uintptr(total), access, unix.MAP_SHARED)
 	if err != nil {
-		return os.NewSyscallError("mmap", err)
+		return Explain(os.NewSyscallError("mmap", err))
 	}
 	s.mem = unsafe.Slice((*byte)(base), total)
 	ringA, ringB := PageSize, PageSize+s.ring // offsets in the file
@@ -27,7 +27,7 @@ func (s *Segment) mmap(fd int) error {
 		_, err := unix.MmapPtr(fd, int64(m.offset), unsafe.Add(base, m.at), uintptr(m.length), access, unix.MAP_SHARED|unix.MAP_FIXED)
 		if err != nil {
 			s.munmap()
-			return os.NewSyscallError("mmap", err)
+			return Explain(os.NewSyscallError("mmap", err))
 		}
 	}
 	return nil

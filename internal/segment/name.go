@@ -17,8 +17,8 @@ const Prefix = "shmconn."
 
 const maxName = 128
 
-// ParseName splits what a user calls a connection into the directory and the name
-// in it, or says what is wrong with it. It touches no file.
+// ParseName splits what a user calls a connection into the directory and the
+// name in it, or says what is wrong with it. It touches no file.
 func ParseName(name string) (dir, base string, err error) {
 	dir = os.Getenv("SHMCONN_DIR")
 	if dir == "" {
@@ -64,8 +64,8 @@ const (
 	ConnFile
 )
 
-// ParseFile tells by the name of a file, without its directory, what it is for, whose
-// it is, and which connection's.
+// ParseFile tells by the name of a file, without its directory, what it is for,
+// whose it is, and which connection's.
 func ParseFile(file string) (kind Kind, base string, id ID) {
 	base, ok := strings.CutPrefix(file, Prefix)
 	base, suffix, at := strings.Cut(base, "@")

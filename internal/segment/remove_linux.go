@@ -1,23 +1,21 @@
 package segment
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// RemoveListener removes the files that a listener on base has left which died, and
-// returns their names. With dry it only says which these are.
+// RemoveListener removes the files that a listener on base has left which died,
+// and returns their names. With dry it only says which these are.
 //
-// It takes the name as Announce does, by the same lock, and so never from a living
-// listener: the error is EADDRINUSE then, and fs.ErrNotExist where there is nothing. A
-// socket without a segment is left alone: no listener that dies leaves that, and one
-// whose segment somebody else has removed is about to put it back.
+// It takes the name as Announce does, by the same lock, and so never from a
+// living listener: the error is EADDRINUSE then, and fs.ErrNotExist where there
+// is nothing. A socket without a segment is left alone: no listener that dies
+// leaves that, and one whose segment somebody else has removed is about to put
+// it back.
 func RemoveListener(dir *Dir, base string, dry bool) (gone []string, err error) {
 	page := Prefix + base
 	if err := removable(dir, page, dry); err != nil {
@@ -43,32 +41,58 @@ func RemoveListener(dir *Dir, base string, dry bool) (gone []string, err error) 
 	return gone, nil
 }
 
-// removeSocket removes the socket of base, whose name the caller has, and reports
-// whether there was one.
+// removeSocket removes the socket of base, whose name the caller has, and
+// reports whether there was one.
 func removeSocket(dir *Dir, base string, dry bool) (there bool, err error) {
 	name := socketName(base)
-	var st unix.Stat_t
-	switch err := unix.Fstatat(dir.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); {
-	case err == unix.ENOENT:
-		return false, nil
-	case err != nil:
-		return false, os.NewSyscallError("fstatat", err)
-	case st.Mode&unix.S_IFMT != unix.S_IFSOCK:
-		return false, fmt.Errorf("%s is not a socket", name)
-	case !removes(st.Uid):
-		return false, fmt.Errorf("%s belongs to another user: %w", name, fs.ErrPermission)
+	if there, err := dir.staleSocket(base, removes); !there || err != nil {
+		return false, err
 	}
 	if !dry {
 		if err := unix.Unlinkat(dir.fd, name, 0); err != nil {
-			return false, os.NewSyscallError("unlinkat", err)
+			return false, dir.error("unlinkat", name, err)
 		}
 	}
 	return true, nil
 }
 
-// RemoveConns removes the connection segments that dialers of base have left which
-// died, those that nobody has locked, and returns their names. With dry it only says
-// which these are.
+// staleSocket reports whether there is a socket with the name of base's, and
+// says why it may not be removed, if it is not mine or no listener's. The
+// caller has the name.
+func (d *Dir) staleSocket(base string, mine func(uid uint32) bool) (there bool, err error) {
+	name := socketName(base)
+	fd, err := unix.Openat(d.fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
+		return false, nil
+	}
+	if err != nil {
+		return false, d.error("openat", name, err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	switch err := unix.Fstat(fd, &st); {
+	case err != nil:
+		return false, d.error("fstat", name, err)
+	case !mine(st.Uid):
+		return false, fmt.Errorf("%s belongs to another user: %w", d.at(name), fs.ErrPermission)
+	case st.Mode&unix.S_IFMT != unix.S_IFSOCK:
+		return false, fmt.Errorf("%s is not a socket", d.at(name))
+	}
+	// One of another type, which somebody listens on, is another program's.
+	sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return false, Explain(os.NewSyscallError("socket", err))
+	}
+	defer unix.Close(sock)
+	if unix.Connect(sock, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", fd)}) == unix.EPROTOTYPE {
+		return false, fmt.Errorf("%s is another program's socket: it is left as it is", d.at(name))
+	}
+	return true, nil
+}
+
+// RemoveConns removes the connection segments that dialers of base have left
+// which died, those that nobody has locked, and returns their names. With dry
+// it only says which these are.
 func RemoveConns(dir *Dir, base string, dry bool) (gone []string, err error) {
 	return dir.removeConns(base, removes, dry)
 }
@@ -76,37 +100,33 @@ func RemoveConns(dir *Dir, base string, dry bool) (gone []string, err error) {
 // removes reports whether the caller removes what belongs to the user uid.
 func removes(uid uint32) bool { return os.Geteuid() == 0 || uid == uint32(os.Geteuid()) }
 
-// removable reports why the file page may not be removed: a listener lives, or it looks
-// like something else whose name happens to be like ours.
+// removable reports why the file page may not be removed: a listener lives, or
+// it looks like something else whose name happens to be like ours.
 func removable(dir *Dir, page string, dry bool) error {
 	fd, err := unix.Openat(dir.fd, page, unix.O_RDONLY|openFlags, 0)
 	if err != nil {
-		return os.NewSyscallError("openat", err)
+		return dir.openError(page, err)
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return os.NewSyscallError("fstat", err)
+		return dir.error("fstat", page, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return fmt.Errorf("%s is not a regular file", page)
+		return fmt.Errorf("%s is not a regular file", dir.at(page))
 	}
 	if dry && Locked(fd) { // else the lock is waited for
 		return unix.EADDRINUSE
 	}
 	if !removes(st.Uid) {
-		return fmt.Errorf("%s belongs to another user: %w", page, fs.ErrPermission)
+		return fmt.Errorf("%s belongs to another user: %w", dir.at(page), fs.ErrPermission)
 	}
-	var head [12]byte
-	switch err := pread(fd, head[:]); {
-	case errors.Is(err, io.ErrUnexpectedEOF) && st.Size == 0:
-		return nil // its listener died while it made it
-	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
+	if err := isListener(fd, dir.at(page)); err != nil {
 		return err
 	}
-	magic, version := binary.NativeEndian.Uint64(head[:]), binary.NativeEndian.Uint32(head[8:])
-	if st.Size != int64(PageSize) || magic != 0 && magic != listenerMagic || version > Version {
-		return fmt.Errorf("%s is not a listener segment of this version", page)
+	p := new(listenerPage)
+	if err := pread(fd, bytesOf(p)); err == nil && p.version > Version {
+		return fmt.Errorf("%s is not a listener segment of this version, %d, but of %d", dir.at(page), Version, p.version)
 	}
 	return nil
 }

@@ -26,6 +26,7 @@ func stale(t *testing.T, d *Dir, base string) {
 	}
 	unix.Close(sock)
 	unix.Close(l.file) // and with it the lock
+	l.proc.Close()
 }
 
 // TestRemoveListener removes names in all states, and looks what is left.
@@ -140,11 +141,15 @@ func TestRemoveLive(t *testing.T) {
 // TestRemoveConns leaves what is locked, and what is another name's.
 func TestRemoveConns(t *testing.T) {
 	d := tempDir(t)
-	_, id, _ := create(t, d, named)
+	id := ID{2}
+	createNamed(t, d, id)
 	dead := connName("feed", ID{1})
-	for _, name := range []string{dead, connName("feed2", ID{1}), "shmconn.feed@0123"} {
+	for name, what := range map[string][]byte{
+		dead: oldConn(ID{1}), connName("feed2", ID{1}): oldConn(ID{1}), "shmconn.feed@0123": oldConn(ID{1}),
+		connName("feed", ID{3}): []byte("a log"),
+	} {
 		path := filepath.Join(d.path, name)
-		create0(t, path, []byte("x"))
+		create0(t, path, what)
 		t.Cleanup(func() { os.Remove(path) })
 	}
 	for _, dry := range []bool{true, false} {
@@ -156,7 +161,7 @@ func TestRemoveConns(t *testing.T) {
 			t.Errorf("a dry run left %q of %q", list(t, d.path), before)
 		}
 	}
-	want := []string{"shmconn.feed2@" + hex.EncodeToString(append([]byte{1}, make([]byte, 15)...)), "shmconn.feed@0123", connName("feed", id)}
+	want := []string{"shmconn.feed2@" + hex.EncodeToString(append([]byte{1}, make([]byte, 15)...)), "shmconn.feed@0123", connName("feed", id), connName("feed", ID{3})}
 	slices.Sort(want)
 	if got := list(t, d.path); !slices.Equal(got, want) {
 		t.Errorf("%q are left, want %q", got, want)
@@ -169,7 +174,7 @@ func TestRemoveOthers(t *testing.T) {
 	d := tempDir(t)
 	stale(t, d, "feed")
 	conn := connName("feed", ID{1})
-	create0(t, filepath.Join(d.path, conn), []byte("x"))
+	create0(t, filepath.Join(d.path, conn), oldConn(ID{1}))
 	for _, name := range list(t, d.path) {
 		if err := os.Lchown(filepath.Join(d.path, name), somebody, somebody); err != nil {
 			t.Fatal(err)
@@ -273,7 +278,7 @@ func TestDecodeConn(t *testing.T) {
 		a[0], b[128] = 1, 2
 		page := slices.Clone(s.mem[:HeaderUsed])
 		info, err := DecodeConn(page)
-		if err != nil || info.Geometry != g || info.ID != id || !slices.Equal(info.RingA, a) || !slices.Equal(info.RingB, b) {
+		if err != nil || info.Geometry != g || info.ID != id || info.Name != "feed" || !slices.Equal(info.RingA, a) || !slices.Equal(info.RingB, b) {
 			t.Errorf("DecodeConn = %+v, %v, want %+v", info, err, g)
 		}
 		for n := range HeaderUsed {

@@ -5,7 +5,6 @@ package segment
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -64,7 +63,8 @@ func inUse(t *testing.T) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(list(t, "/proc/self/fd")) + strings.Count(string(maps), "/"+Prefix) + strings.Count(string(maps), "memfd:")
+	return len(list(t, "/proc/self/fd")) + strings.Count(string(maps), "/"+Prefix) + strings.Count(string(maps), "/#") +
+		strings.Count(string(maps), "memfd:")
 }
 
 func list(t *testing.T, dir string) (names []string) {
@@ -81,12 +81,35 @@ func list(t *testing.T, dir string) (names []string) {
 
 func create(t *testing.T, d *Dir, g Geometry) (*Segment, ID, int) {
 	t.Helper()
-	s, id, err := Create(d, "feed", g)
+	s, id, err := Create(t.Context(), d, "feed", g)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
 	return s, id, s.File()
+}
+
+// createNamed makes a segment as dialers do that give it a name, and lock it.
+func createNamed(t *testing.T, d *Dir, id ID) (path string, fd int) {
+	t.Helper()
+	path = filepath.Join(d.path, connName("feed", id))
+	create0(t, path, oldConn(id))
+	t.Cleanup(func() { os.Remove(path) })
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := lock(fd); err != nil {
+		t.Fatal(err)
+	}
+	return path, fd
+}
+
+// oldConn is a segment without its listener's name in it.
+func oldConn(id ID) []byte {
+	b := header(connMagic, ringSize, 0, append([]byte{0, 0, 0, 0}, id[:]...)...)
+	return append(b, make([]byte, PageSize+2*ringSize-len(b))...)
 }
 
 // dev returns the file system of d.
@@ -277,6 +300,7 @@ func TestGoldenConnection(t *testing.T) {
 				e.PutUint32(want[24:], 1)
 			}
 			copy(want[32:], id[:])
+			copy(want[64:], "feed")
 			diff(t, got, want)
 			if e.Uint16([]byte{1, 0}) == 1 && string(got[:8]) != "shmconn\n" {
 				t.Errorf("the file begins with %q", got[:8])
@@ -321,7 +345,7 @@ func TestGoldenListener(t *testing.T) {
 				t.Errorf("the file begins with %q", got[:8])
 			}
 			info, err := Lookup(d, "feed")
-			if want := (Info{g, uint32(os.Geteuid()), os.Getpid(), 3, 1, true}); info != want || err != nil {
+			if want := (Info{g, uint32(os.Geteuid()), os.Getpid(), 3, 1, true, d.path + "/shmconn.feed"}); info != want || err != nil {
 				t.Errorf("Lookup = %+v, %v, want %+v", info, err, want)
 			}
 		})
@@ -335,8 +359,7 @@ func TestCreateAttach(t *testing.T) {
 		t.Run(fmt.Sprintf("ring=%d,anonymous=%v", g.RingSize, g.Anonymous), func(t *testing.T) {
 			d := tempDir(t)
 			a, id, fd := create(t, d, g)
-			name := "shmconn.feed@" + hex.EncodeToString(id[:])
-			if files := list(t, d.path); g.Anonymous && len(files) > 0 || !g.Anonymous && !slices.Equal(files, []string{name}) {
+			if files := list(t, d.path); len(files) > 0 {
 				t.Errorf("files: %q", files)
 			}
 			b, err := Attach(fd, d.dev(t), g, id)
@@ -402,9 +425,8 @@ func TestCreateAttach(t *testing.T) {
 					}
 				}
 			}
-			RemoveName(d, "feed", id, fd)
-			if left := list(t, d.path); len(left) > 0 {
-				t.Errorf("after RemoveName there are %q", left)
+			if b.Linked() {
+				t.Error("it is said to have a name")
 			}
 			b.Close()
 			if b.Holds(0) || b.Holds(^uintptr(0)) {
@@ -415,12 +437,22 @@ func TestCreateAttach(t *testing.T) {
 	}
 }
 
-// TestNames checks that the names of segments are removed, and not those of others.
+// TestNames checks that the names of segments are removed, where they have one, and not
+// those of others.
 func TestNames(t *testing.T) {
-	t.Run("Close", func(t *testing.T) {
+	t.Run("RemoveName", func(t *testing.T) {
 		d := tempDir(t)
-		s, _, _ := create(t, d, named)
-		s.Close()
+		id := ID{1, 2}
+		_, fd := createNamed(t, d, id)
+		s, err := Attach(fd, d.dev(t), named, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if !s.Linked() {
+			t.Error("it is not said to have a name")
+		}
+		RemoveName(d, "feed", id, fd)
 		if left := list(t, d.path); len(left) > 0 {
 			t.Errorf("files: %q", left)
 		}
@@ -442,20 +474,11 @@ func TestNames(t *testing.T) {
 			t.Error("an abandoned span is still mirrored")
 		}
 	})
-	t.Run("Close after another has the name", func(t *testing.T) {
-		d := tempDir(t)
-		s, id, _ := create(t, d, named)
-		path := filepath.Join(d.path, connName("feed", id))
-		replace(t, path)
-		s.Close()
-		wantAnother(t, path)
-	})
 	t.Run("RemoveName after another has the name", func(t *testing.T) {
 		d := tempDir(t)
-		_, id, fd := create(t, d, named)
-		path := filepath.Join(d.path, connName("feed", id))
+		path, fd := createNamed(t, d, ID{1})
 		replace(t, path)
-		RemoveName(d, "feed", id, fd)
+		RemoveName(d, "feed", ID{1}, fd)
 		wantAnother(t, path)
 	})
 	t.Run("ids", func(t *testing.T) {
@@ -564,9 +587,9 @@ func TestAttachRefuses(t *testing.T) {
 			unix.Close(fd[1])
 			return fd[0], err
 		}), "regular"},
-		{"nothing", func(*testing.T, int) int { return -1 }, "fstat"},
+		{"nothing", func(*testing.T, int) int { return -1 }, "does not say"},
 		{"an opening to read", again(unix.O_RDONLY), "mmap"},
-		{"an opening to write", again(unix.O_WRONLY), "pread"},
+		{"an opening to write", again(unix.O_WRONLY), "cannot be read"},
 		{"an opening to do nothing", again(unix.O_PATH), ""},
 	}
 	for _, tt := range []struct {
@@ -579,8 +602,9 @@ func TestAttachRefuses(t *testing.T) {
 			{"a byte more", size(whole + 1), "bytes"},
 			{"a page less", size(whole - PageSize), "bytes"},
 			{"a ring more", size(whole + ringSize), "bytes"},
-			{"memory", memory(seals), "file system"},
 			{"memory without seals", memory(0), "file system"},
+			{"memory that could be cut", memory(unix.F_SEAL_GROW | unix.F_SEAL_SEAL), "file system"},
+			{"memory that could lose its seals", memory(unix.F_SEAL_SHRINK | unix.F_SEAL_GROW), "file system"},
 		}, both...)},
 		{anonymous, append([]kind{
 			{"no seals", memory(0), "sealed"},
@@ -612,6 +636,15 @@ func TestAttachRefuses(t *testing.T) {
 		}
 	}
 
+	t.Run("sealed memory in the place of a file", func(t *testing.T) { // is what a dialer has that may make none
+		d := tempDir(t)
+		_, id, fd := create(t, d, named)
+		s, err := Attach(memory(seals)(t, fd), d.dev(t)+1, named, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+	})
 	t.Run("another kind than the listener's", func(t *testing.T) {
 		d := tempDir(t)
 		_, id, fd := create(t, d, named)
@@ -622,7 +655,7 @@ func TestAttachRefuses(t *testing.T) {
 		_, id, fd = create(t, d, anonymous)
 		if s, err := Attach(fd, d.dev(t), named, id); err == nil {
 			s.Close()
-			t.Error("a listener of files took memory")
+			t.Error("a listener of files took memory that says it is of an anonymous one's")
 		}
 	})
 	t.Run("another file system", func(t *testing.T) {
@@ -682,7 +715,7 @@ func TestNoRoom(t *testing.T) {
 		d := smallDir(t, need-PageSize)
 		for range 3 {
 			before := inUse(t)
-			_, _, err := Create(d, "feed", named)
+			_, _, err := Create(t.Context(), d, "feed", named)
 			wantNoRoom(t, d, err, need)
 			if after := inUse(t); after != before {
 				t.Errorf("%d descriptors and mappings, %d before", after, before)
@@ -696,10 +729,10 @@ func TestNoRoom(t *testing.T) {
 	t.Run("the second connection", func(t *testing.T) {
 		d := smallDir(t, 2*need-PageSize)
 		s, _, _ := create(t, d, named)
-		_, _, err := Create(d, "feed", named)
+		_, _, err := Create(t.Context(), d, "feed", named)
 		wantNoRoom(t, d, err, need)
-		if n := len(list(t, d.path)); n != 1 {
-			t.Errorf("%d files, want 1", n)
+		if left := list(t, d.path); len(left) > 0 {
+			t.Errorf("files: %q", left)
 		}
 		s.Close()
 		create(t, d, named)
@@ -714,8 +747,8 @@ func TestNoRoom(t *testing.T) {
 		} else {
 			wantNoRoom(t, d, err, PageSize)
 		}
-		if n := len(list(t, d.path)); n != 1 {
-			t.Errorf("%d files, want 1", n)
+		if left := list(t, d.path); len(left) > 0 {
+			t.Errorf("files: %q", left)
 		}
 		s.Close()
 		announce(t, d, "feed")
@@ -766,18 +799,18 @@ func TestAnnounce(t *testing.T) {
 // connect fails unless somebody listens on the socket of base.
 func connect(t *testing.T, d *Dir, base string) {
 	t.Helper()
-	sock, path, err := d.OpenSocket(base)
+	sock, err := d.OpenSocket(base)
 	if err != nil {
 		t.Error(err)
 		return
 	}
-	defer unix.Close(sock)
+	defer sock.Close()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: sock.Address()}); err != nil {
 		t.Errorf("connect: %v", err)
 	}
 }
@@ -863,8 +896,11 @@ func TestAnnounceRace(t *testing.T) {
 
 // TestStale takes over what a listener that died has left, or what is in its place.
 func TestStale(t *testing.T) {
-	garbage := bytes.Repeat([]byte("garbage"), 4*PageSize)
-	page := func(t *testing.T, path string) { create0(t, path, garbage) }
+	// file writes what a listener has left, cut or made longer to n bytes.
+	file := func(n int, b []byte) func(t *testing.T, path string) {
+		return func(t *testing.T, path string) { create0(t, path, append(b, make([]byte, n)...)[:n]) }
+	}
+	page := file(PageSize, header(listenerMagic, 2*ringSize, 1, bytes.Repeat([]byte("garbage"), 50)...))
 	for _, tt := range []struct {
 		name string
 		page func(*testing.T, string)
@@ -873,7 +909,10 @@ func TestStale(t *testing.T) {
 		{"page", page, nil},
 		{"socket", nil, bindSocket},
 		{"page and socket", page, bindSocket},
-		{"an empty page", func(t *testing.T, path string) { create0(t, path, nil) }, nil},
+		{"an empty page", file(0, nil), nil},
+		{"a page of zeros", file(PageSize, nil), nil},
+		{"a page without its magic number", file(PageSize, header(0, 2*ringSize, 1, 1, 2, 3, 4)), nil},
+		{"a page of another version", file(PageSize, binary.NativeEndian.AppendUint64(nil, listenerMagic)), nil},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
 			d := tempDir(t)
@@ -886,7 +925,7 @@ func TestStale(t *testing.T) {
 			}
 			announce(t, d, "feed")
 			info, err := Lookup(d, "feed")
-			if want := (Info{named, uint32(os.Geteuid()), os.Getpid(), 0, 0, true}); info != want || err != nil {
+			if want := (Info{named, uint32(os.Geteuid()), os.Getpid(), 0, 0, true, path}); info != want || err != nil {
 				t.Errorf("Lookup = %+v, %v, want %+v", info, err, want)
 			}
 			if st, err := os.Stat(path); err != nil || st.Size() != int64(PageSize) || st.Mode() != 0o600 {
@@ -899,6 +938,12 @@ func TestStale(t *testing.T) {
 
 // TestNotTakenOver announces names where files are that are not a listener's.
 func TestNotTakenOver(t *testing.T) {
+	live := filepath.Join(t.TempDir(), "live")
+	program, err := net.Listen("unix", live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
 	for _, tt := range []struct {
 		name string
 		make func(path string) error
@@ -909,6 +954,18 @@ func TestNotTakenOver(t *testing.T) {
 		}},
 		{"a symbolic link to nothing", func(path string) error { return os.Symlink(path+".target", path) }},
 		{"a fifo", func(path string) error { return unix.Mkfifo(path, 0o600) }}, // which must not block
+		{"somebody's data", func(path string) error { return os.WriteFile(path, []byte("another"), 0o640) }},
+		{"data of a page", func(path string) error {
+			return os.WriteFile(path, bytes.Repeat([]byte("another\n"), PageSize/8), 0o640)
+		}},
+		{"data that begins with zeros", func(path string) error {
+			return os.WriteFile(path, append(make([]byte, PageSize-1), 1), 0o640)
+		}},
+		{"more zeros than a page", func(path string) error { return os.WriteFile(path, make([]byte, PageSize+1), 0o640) }},
+		{"a page that is ours at first", func(path string) error {
+			return os.WriteFile(path, append(header(0, ringSize, 0), bytes.Repeat([]byte{1}, PageSize-28)...), 0o640)
+		}},
+		{"another program's socket", func(path string) error { return os.Rename(live, path+"@sock") }},
 		{"a file that others can write", func(path string) error {
 			return errors.Join(os.WriteFile(path, []byte("another"), 0o600), os.Chmod(path, 0o602))
 		}},
@@ -928,11 +985,29 @@ func TestNotTakenOver(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := list(t, d.path)
+			read := func() (b []byte) {
+				if st, err := os.Lstat(path); err == nil && st.Mode().IsRegular() {
+					b, _ = os.ReadFile(path)
+				}
+				return b
+			}
+			content := read()
+			var st, after unix.Stat_t
+			unix.Lstat(path, &st)
 			l, sock, err := Announce(d, "feed", named, 0o600, 8)
 			if err == nil {
 				unix.Close(sock)
 				l.Close()
 				t.Error("it was taken over")
+			} else if !strings.Contains(err.Error(), path) {
+				t.Errorf("%v: which file?", err)
+			}
+			if _, err := RemoveListener(d, "feed", false); err == nil {
+				t.Error("it was removed")
+			}
+			unix.Lstat(path, &after)
+			if got := read(); !bytes.Equal(got, content) || after.Mode != st.Mode || after.Ino != st.Ino {
+				t.Errorf("it was changed: mode %o, was %o", after.Mode, st.Mode)
 			}
 			if got := list(t, d.path); !slices.Equal(got, before) {
 				t.Errorf("files: %q, before: %q", got, before)
@@ -998,14 +1073,20 @@ func TestSomebodyElses(t *testing.T) {
 func TestSweep(t *testing.T) {
 	d := tempDir(t)
 	id := strings.Repeat("0123456789abcdef", 2)
-	make := func(name string) string {
+	write := func(name string, b []byte) string {
 		path := filepath.Join(d.path, name)
-		create0(t, path, []byte("x"))
+		create0(t, path, b)
 		t.Cleanup(func() { os.Remove(path) })
 		return name
 	}
+	make := func(name string) string { return write(name, oldConn(ID{7})) }
 	var want, gone []string
-	gone = append(gone, make("shmconn.feed@"+id), make("shmconn.feed@"+strings.Repeat("f", 32)))
+	gone = append(gone, make("shmconn.feed@"+id), make("shmconn.feed@"+strings.Repeat("f", 32)),
+		write("shmconn.feed@"+strings.Repeat("1", 32), nil), // its dialer died before it was more
+		write("shmconn.feed@"+strings.Repeat("2", 32), bytes.Repeat([]byte{0}, PageSize+2*ringSize)))
+	want = append(want, // is something else
+		write("shmconn.feed@"+strings.Repeat("3", 32), []byte("x")),
+		write("shmconn.feed@"+strings.Repeat("4", 32), append(bytes.Repeat([]byte{0}, 100), 'x')))
 	want = append(want,
 		make("shmconn.feed2@"+id),
 		make("shmconn.fee@"+id),
@@ -1018,8 +1099,8 @@ func TestSweep(t *testing.T) {
 		make("feed@"+id),
 		make("shmconn.feed"+id),
 	)
-	_, locked, _ := create(t, d, named)
-	want = append(want, connName("feed", locked))
+	locked, _ := createNamed(t, d, ID{9})
+	want = append(want, filepath.Base(locked))
 	link := "shmconn.feed@" + strings.Repeat("a", 32)
 	if err := os.Symlink(make("target"), filepath.Join(d.path, link)); err != nil {
 		t.Fatal(err)
@@ -1049,6 +1130,8 @@ func TestSweep(t *testing.T) {
 	gone = append(gone, socket(draftPrefix("feed")+"0123456789abcdef"))
 	want = append(want,
 		socket(draftPrefix("feed2")+"0123456789abcdef"),
+		socket(draftPrefix("feed")+"0123456789abcdef0"),
+		socket(draftPrefix("feed")+"0123456789abcdeF"),
 		make(draftPrefix("feed")+"1123456789abcdef"))
 	announce(t, d, "feed")
 	got := list(t, d.path)
@@ -1126,7 +1209,15 @@ func TestRestore(t *testing.T) {
 	t.Run("replaced", func(t *testing.T) { // by files of the same user, which nobody has locked
 		d := tempDir(t)
 		l, _ := announce(t, d, "feed")
-		replace(t, filepath.Join(d.path, "shmconn.feed"))
+		path := filepath.Join(d.path, "shmconn.feed")
+		replace(t, path)
+		for range 2 {
+			if sock, err := l.Restore(); sock >= 0 || err == nil || !strings.Contains(err.Error(), path) {
+				t.Fatalf("Restore = %d, %v", sock, err)
+			}
+			wantAnother(t, path)
+		}
+		create0(t, path, nil) // nobody's data any more
 		os.Remove(filepath.Join(d.path, "shmconn.feed@sock"))
 		bindSocket(t, filepath.Join(d.path, "shmconn.feed@sock"))
 		sock, err := l.Restore()
@@ -1287,7 +1378,7 @@ func TestLookup(t *testing.T) {
 			info, err := Lookup(d, "feed")
 			switch {
 			case tt.is == nil && tt.text == "":
-				if want := (Info{Geometry: named, UID: uint32(os.Geteuid())}); info != want || err != nil {
+				if want := (Info{Geometry: named, UID: uint32(os.Geteuid()), Path: path}); info != want || err != nil {
 					t.Errorf("Lookup = %+v, %v, want %+v", info, err, want)
 				}
 			case err == nil:

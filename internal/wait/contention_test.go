@@ -68,23 +68,23 @@ func TestBackoff(t *testing.T) {
 func TestContention(t *testing.T) {
 	pinned(t, func() {
 		// Who has one P polls in another way.
-		onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *room) {
+		onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *pollers) {
 			r.refreshed.Store(int64(time.Hour)) // pinned, it would find one processor
 			r.parallel.Store(runtime.GOMAXPROCS(0) > 1)
 			for r.others.last.Load() == 0 { // one P yields a few times only, which need not give the other process a whole slice
-				if r.poll(NewWaiter(new(probed)), Now(), time.Hour) {
+				if r.polls(NewWaiter(new(probed)), Now(), time.Hour) {
 					t.Fatal("poll = true")
 				}
 			}
 			// Until that is over nobody polls who has a budget.
 			r.others.until.Store(int64(Now() + time.Hour))
 			c := new(probed)
-			if r.poll(NewWaiter(c), Now(), time.Hour) || c.looks.Load() != 0 {
+			if r.polls(NewWaiter(c), Now(), time.Hour) || c.looks.Load() != 0 {
 				t.Errorf("%d looks during a rest", c.looks.Load())
 			}
 			if r.parallel.Load() {
 				r.others.until.Store(0)
-				forever := r.seated(Forever)
+				forever := r.withSlot(Forever)
 				eventually(func() bool { return r.others.until.Load() != 0 })
 				select {
 				case <-forever.done:

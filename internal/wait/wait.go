@@ -1,45 +1,58 @@
 // Package wait polls: it is what a goroutine does between finding that there is
-// nothing to do and going to sleep. It knows nothing of rings or descriptors, only
-// of conditions that become true.
+// nothing to do and going to sleep. It knows nothing of rings or descriptors,
+// only of conditions that become true.
 //
 // A wait first spins, for about a microsecond. Then it polls, yielding to other
-// goroutines and processes, as long as its budget lasts. A goroutine that polls keeps a P from
-// going idle, and it is the idle Ps that look after the network: were there one
-// on every P, the rest of the process would wait for sysmon's 10 ms. So there are
-// seats, half as many as Ps. Who finds no seat follows: it sleeps on a channel, and
-// one of the seated, the sweeper, looks at the conditions of all followers too.
-// When a seated goroutine leaves and nobody sweeps for those who are left, it
-// appoints one of them.
+// goroutines and processes, as long as its budget lasts. A goroutine that polls
+// keeps a P from going idle, and it is the idle Ps that look after the network:
+// were there one on every P, the rest of the process would wait for sysmon's 10
+// ms. So there are slots, half as many as Ps. A wait that finds no slot
+// follows: it sleeps, and one of those that have a slot, the leader, looks at
+// the conditions of all followers too. A goroutine that leaves its slot
+// promotes one of the followers, if none leads them.
 package wait
 
 import (
+	"math"
 	"runtime"
 	"sync/atomic"
 	"time"
+
+	"shmconn/internal/bubble"
+	"shmconn/internal/sema"
 )
 
 const (
-	spins     = 48                    // looks of the first spin
-	burst     = 24                    // looks between two yields of a seated goroutine
-	gap       = 1                     // PAUSE instructions between two looks
-	pauses    = 24                    // PAUSE instructions of a Pause
-	heartbeat = time.Millisecond      // from one Tick to the next
-	maxTicks  = 16                    // followers that get a Tick in one sweep
-	yields    = 8                     // of a wait where spinning makes no sense
-	longest   = 10 * time.Millisecond // that a wait can go beyond its budget while others have news
+	spins     = 48                     // looks of the first spin
+	burst     = 24                     // looks between two yields of a goroutine with a slot
+	gap       = 1                      // PAUSE instructions between two looks
+	pauses    = 24                     // PAUSE instructions of a Pause
+	heartbeat = time.Millisecond       // from one Tick to the next
+	maxTicks  = 16                     // followers that get a Tick in one scan
+	yields    = 8                      // of a wait where spinning makes no sense
+	blindTick = 256                    // looks from one Tick to the next without a clock
+	spunLooks = 64                     // waits that spinning has ended between two looks at the clock
+	breath    = 200 * time.Microsecond // from one breath to the next, which keeps both ends a microsecond or two
+	longest   = 10 * time.Millisecond  // that a wait can go beyond its budget while others make progress
 
-	// patience is how long a goroutine polls before it takes into account that it
-	// may have the very processor that the peer waits for. It then yields that, too.
-	// Sooner it does harm: two ends that happen to be on one processor would
-	// keep to it, handing it to each other.
+	// patience is how long a goroutine polls before it takes into account that
+	// it may have the very processor that the peer waits for. It then yields
+	// that, too. Sooner it does harm: two ends that happen to be on one
+	// processor would keep to it, handing it to each other.
 	patience = 5 * time.Microsecond
 
-	// Each Gosched wakes a thread for the Ps that are idle, to look for work. That is good for
-	// the goroutines to which what was read last has been passed on, so it is done all the time
-	// until there has been no news for the time of bustle; and then, as mostly there
-	// is no work, and the peer is on the processor that the thread takes, as often as courtesy says.
+	// Each Gosched wakes a thread for the Ps that are idle, to look for work.
+	// That is good for the goroutines to which what was read last has been
+	// passed on, so it is done all the time until there has been no progress
+	// for the time of bustle; and then, as mostly there is no work, and the peer is
+	// on the processor that the thread takes, as often as courtesy says.
 	bustle   = 100 * time.Microsecond
 	courtesy = 50 * time.Microsecond
+
+	// patient is how long ago a leader's last progress may be for a slice that
+	// it loses not to count: with 512 connections 1.0-2.3 of a Unix socket's rate
+	// instead of 0.7-0.9.
+	patient = 200 * time.Microsecond
 )
 
 // Forever is a budget that is never used up.
@@ -52,9 +65,15 @@ type Condition interface {
 	// Ready comes up in the goroutine that waits.
 	Ready() bool
 
-	// Tick is called about once a millisecond, or every n/16 ms with n followers, to
-	// look at what is too dear for Ready.
+	// Tick is called about once a millisecond, or every n/16 ms with n
+	// followers, to look at what is too dear for Ready.
 	Tick()
+
+	// Where reports where the one that can make the condition true was last: on
+	// the processor that the caller is on, or on another one; neither, if that
+	// is not known or makes no difference. It is called at the start of a wait
+	// that may poll.
+	Where() (near, elsewhere bool)
 }
 
 type signal uint8
@@ -62,75 +81,139 @@ type signal uint8
 const (
 	ready   signal = iota // the condition is true, or has panicked
 	expired               // the budget is used up
-	lead                  // take over the signaller's seat and its sweep
+	lead                  // take over the signaller's slot, and lead
 )
 
 // A Waiter is what waits for one Condition, one wait at a time.
 type Waiter struct {
 	cond     Condition
-	signals  chan signal
-	next     *Waiter // while it is in room.arrivals
-	panicked any     // what Ready panicked with while it followed
+	signals  chan signal // made outside any bubble, so that it may be used inside and outside
+	next     *Waiter     // while it is in pollers.arrivals
+	panicked any         // what Ready panicked with while it followed
+
+	near, elsewhere bool // what Where has said last
 
 	start, budget time.Duration // of the wait under way
+	spun          uint          // waits that spinning has ended
 }
 
-// NewWaiter returns a Waiter for cond.
+// NewWaiter returns a Waiter for cond. In a bubble it waits for its channel to
+// be made outside.
 func NewWaiter(cond Condition) *Waiter {
-	return &Waiter{cond: cond, signals: make(chan signal, 1)}
+	w := &Waiter{cond: cond}
+	if !bubble.In(Now()) {
+		w.signals = make(chan signal, 1)
+		return w
+	}
+	var made sema.Sema
+	bubble.Outside(func() {
+		w.signals = make(chan signal, 1)
+		made.Notify()
+	})
+	made.Wait()
+	return w
 }
 
-// A room is where the waiters of a process meet. Except in tests there is one.
-type room struct {
-	seats     atomic.Int32           // taken: how many goroutines poll
+// pollers is where the waiters of a process meet. Except in tests there is one.
+type pollers struct {
+	slots     atomic.Int32           // taken: how many goroutines poll
 	followers atomic.Int32           // waiters in arrivals or list
-	arrivals  atomic.Pointer[Waiter] // a stack of those that the sweeper has not seen yet
-	sweeping  atomic.Bool            // somebody has the sweep
-	limit     atomic.Int32           // how many seats there are
+	arrivals  atomic.Pointer[Waiter] // a stack of those that the leader has not seen yet
+	led       atomic.Bool            // there is a leader
+	limit     atomic.Int32           // how many slots there are
 	ended     atomic.Uint64          // waits of the process
 	parallel  atomic.Bool            // another processor can make the condition true while one spins
 	refreshed atomic.Int64           // when the two were last looked up
-	others    contention             // with other processes
+	quota     quota
+	visitor   visitor
+	demand    demand
+	breathed  atomic.Int64 // when one that is hot last let others have the processor
+	others    contention   // with other processes
 
-	// Owned by who has the sweep.
-	list   []*Waiter
-	news   time.Duration // when a condition of a follower was last found true
-	ticked time.Duration // when followers last got a Tick
-	turn   int           // who got the last one
+	// Owned by the leader.
+	list     []*Waiter
+	progress time.Duration // when a condition of a follower was last found true
+	ticked   time.Duration // when followers last got a Tick
+	turn     int           // who got the last one
 }
 
-var process = newRoom()
+var process = newPollers()
 
-func newRoom() *room {
-	r := new(room)
+func newPollers() *pollers {
+	r := new(pollers)
 	r.limit.Store(1)
-	r.refreshed.Store(-int64(time.Hour)) // by the first to Poll
+	r.quota.cpus.Store(math.Float64bits(unlimited)) // until it was read
+	r.refreshed.Store(-int64(time.Hour))            // by the first to Poll
 	return r
 }
 
 // refresh looks what the process may use, which can change.
-func (r *room) refresh() {
+func (r *pollers) refresh() {
 	procs := runtime.GOMAXPROCS(0)
 	r.limit.Store(int32(max(1, procs/2)))
-	r.parallel.Store(procs > 1 && quota() > 1)
+	r.parallel.Store(procs > 1 && r.quota.get() > 1)
+	relocate()
 }
 
-// Spin looks at w's condition for about a microsecond and reports whether it has
-// become true. Where only one processor is to be had, or somebody polls already, it
-// does nothing.
+// A quota is how many processors the control group allows. That can change
+// while the process lives, and to read it takes longer than a round trip: it is
+// read in the background.
+type quota struct {
+	cpus atomic.Uint64 // a float64's bits
+	read atomic.Int64  // when it was last read
+}
+
+// quotaStays is how long a quota is taken for granted.
+const quotaStays = time.Second
+
+func (q *quota) get() float64 {
+	if last, now := q.read.Load(), int64(Now()); now-last >= int64(quotaStays) && q.read.CompareAndSwap(last, now) {
+		bubble.Go(func() { q.cpus.Store(math.Float64bits(readQuota())) })
+	}
+	return math.Float64frombits(q.cpus.Load())
+}
+
+// Prepare looks up what the first wait has to know.
+func Prepare() {
+	process.refresh()
+	process.visitor.open()
+	process.demand.open()
+}
+
+// Spin looks at w's condition for about a microsecond and reports whether it
+// has become true. Where only one processor is to be had, or somebody polls
+// already, it does nothing.
 func (w *Waiter) Spin() bool { return process.spin(w) }
 
-func (r *room) spin(w *Waiter) bool {
-	if !r.parallel.Load() || r.seats.Load() != 0 {
+func (r *pollers) spin(w *Waiter) bool {
+	if w.near || !w.elsewhere && !r.parallel.Load() || r.slots.Load() != 0 {
 		return false
 	}
 	for range spins {
 		if w.cond.Ready() {
+			if w.spun++; w.spun%spunLooks == 0 {
+				r.breathe(Now())
+			}
 			return true
 		}
 		pause(gap)
 	}
 	return false
+}
+
+// breathe lets others have the processor for a moment, if it is time to: a
+// connection that is hot all the time would have it until the kernel takes it
+// away, and a thread that has just been woken up, of this process too, waits
+// for that.
+func (r *pollers) breathe(now time.Duration) {
+	last := r.breathed.Load()
+	if now-time.Duration(last) < breath || !r.breathed.CompareAndSwap(last, int64(now)) {
+		return
+	}
+	r.visitor.visit(now)
+	wanted := Now()
+	Yield()
+	r.others.lost(wanted, Now())
 }
 
 // Ended returns how many waits of the process have ended, and End counts one.
@@ -146,256 +229,162 @@ func Pause() {
 	}
 }
 
-// Poll waits until w's condition is true, or the budget is used up, which counts from
-// start, and reports which. The condition can be true when Poll says that the budget is used up. While
-// others want the processors there is none, unless it is Forever: see contention.
+// Poll waits until w's condition is true, or polling is of no more use, and
+// returns which. The budget counts from start. The condition can be true, too,
+// when Poll does not return Polled. A budget of Forever is used up never, and
+// only by that.
 //
-// Looking at one more condition is cheap while others turn out true all the time.
-// So with many busy waiters the budget counts from the last good news for any of
-// them, up to a limit.
-func (w *Waiter) Poll(start, budget time.Duration) bool { return process.poll(w, start, budget) }
+// Looking at one more condition is cheap while others turn out true all the
+// time. So with many busy waiters the budget counts from the last progress of
+// any of them, up to a limit.
+func (w *Waiter) Poll(start, budget time.Duration) Cause { return process.poll(w, start, budget) }
 
-func (r *room) poll(w *Waiter, start, budget time.Duration) bool {
+func (r *pollers) poll(w *Waiter, start, budget time.Duration) Cause {
+	if bubble.In(start) {
+		if budget == Forever {
+			w.pollBlind()
+			return Polled
+		}
+		return Always
+	}
 	w.start, w.budget = start, budget
 	if budget != Forever && r.others.rests(w.start) {
-		return false
+		return Contended
 	}
 	if last := r.refreshed.Load(); w.start-time.Duration(last) > heartbeat && r.refreshed.CompareAndSwap(last, int64(w.start)) {
 		r.refresh()
 	}
-	if !r.parallel.Load() && budget != Forever {
-		// Whoever could make the condition true, a goroutine or a process, needs
-		// this processor.
-		for range yields {
-			if w.cond.Ready() {
-				return true
-			}
-			runtime.Gosched()
-			wanted := Now()
-			Yield()
-			if r.others.lost(wanted, Now()) {
-				break
-			}
-		}
-		return false
+	if r.slots.Load() < r.limit.Load() {
+		w.near, w.elsewhere = w.cond.Where()
+		// Two that share a processor while another one is idle poll as ever: so
+		// the kernel finds both running, and moves one of them.
+		w.near = w.near && r.demand.look(start)
 	}
-	if r.sit() {
+	if !w.elsewhere && !r.parallel.Load() && budget != Forever {
+		return r.giveWay(w)
+	}
+	if r.acquireSlot() {
 		return r.lead(w, false)
 	}
 	return r.follow(w)
 }
 
-// expired reports whether w has used its budget up, when there was news for somebody
-// at the time news.
-func (w *Waiter) expired(now, news time.Duration) bool {
-	return now-max(w.start, news) > w.budget || now-w.start > max(w.budget, longest)
+// giveWay lets others have the only processor some times, as whatever could
+// make the condition true needs it.
+func (r *pollers) giveWay(w *Waiter) Cause {
+	for range yields {
+		if w.cond.Ready() {
+			return Polled
+		}
+		runtime.Gosched()
+		wanted := Now()
+		r.visitor.visit(wanted)
+		Yield()
+		if r.others.lost(wanted, Now()) {
+			return Contended
+		}
+	}
+	return Near
 }
 
-// sit takes a seat, if there is one.
-func (r *room) sit() bool {
+// pollBlind polls without a clock, and so without end, for a caller in a
+// bubble.
+func (w *Waiter) pollBlind() {
+	for n := 1; !w.cond.Ready(); n++ {
+		if n%blindTick == 0 {
+			w.cond.Tick()
+		}
+		runtime.Gosched()
+		Yield()
+	}
+}
+
+// expired reports whether w has used its budget up, when a condition was last
+// found true at the time progress.
+func (w *Waiter) expired(now, progress time.Duration) bool {
+	return now-max(w.start, progress) > w.budget || now-w.start > max(w.budget, longest)
+}
+
+// acquireSlot takes a slot, if there is one.
+func (r *pollers) acquireSlot() bool {
 	for {
-		n := r.seats.Load()
+		n := r.slots.Load()
 		if n >= r.limit.Load() {
 			return false
 		}
-		if r.seats.CompareAndSwap(n, n+1) {
+		if r.slots.CompareAndSwap(n, n+1) {
 			return true
 		}
 	}
 }
 
-// lead polls with a seat, which it gives back. sweep says that it has the sweep.
-func (r *room) lead(w *Waiter, sweep bool) (ok bool) {
+// lead polls with a slot, which it gives back. leader says that it is the
+// leader already; it becomes that where there are followers that have none.
+func (r *pollers) lead(w *Waiter, leader bool) Cause {
 	defer func() {
-		if sweep {
-			r.sweeping.Store(false) // sync: seat
+		if leader {
+			r.led.Store(false) // sync: slot
 		}
-		r.seats.Add(-1) // sync: seat
-		r.appoint()
+		r.slots.Add(-1) // sync: slot
+		r.promote()
 	}()
 	now := Now()
-	news, tick := now, now // when there was the last news, and the last Tick
-	turn := now            // of other goroutines
-	wanted := now          // since when it has wanted the processor, but for what other goroutines took
+	progress, tick := now, now // when a condition was last true, and the last Tick
+	turn := now                // of other goroutines
+	wanted := now              // since when it has wanted the processor, but for what other goroutines took
 	for {
 		looks := burst
-		if sweep && len(r.list) > 0 {
+		if leader && len(r.list) > 0 || w.near {
 			looks = 1
 		}
+		// One that looks for many, and finds conditions true all the time, is
+		// worth what it loses.
+		worthy := leader && wanted-progress < patient
 		for range looks {
 			if w.cond.Ready() {
-				r.others.lost(wanted, Now())
-				return true
+				if !worthy {
+					r.others.lost(wanted, Now())
+				}
+				return Polled
 			}
 			pause(gap)
 		}
 		now = Now()
-		if r.others.lost(wanted, now) && w.budget != Forever {
-			return false
+		if !worthy && r.others.lost(wanted, now) && w.budget != Forever {
+			return Contended
 		}
-		if !sweep && r.followers.Load() > 0 {
-			sweep = r.sweeping.CompareAndSwap(false, true)
+		if !leader && r.followers.Load() > 0 {
+			leader = r.led.CompareAndSwap(false, true)
 		}
-		followed := sweep && r.followers.Load() > 0
-		if sweep {
-			r.sweep(now)
-			news = max(news, r.news)
+		followed := leader && r.followers.Load() > 0
+		if leader {
+			r.scanFollowers(now)
+			progress = max(progress, r.progress)
 		}
-		if w.expired(now, news) {
-			return false
+		if w.expired(now, progress) {
+			if w.near {
+				return Near
+			}
+			return Spent
 		}
 		if now-tick >= heartbeat {
 			tick = now
 			w.cond.Tick()
 		}
-		alone := !r.parallel.Load()
-		if now >= turn || alone || followed {
-			if now-news > bustle {
+		r.visitor.visit(now)
+		alone := !w.elsewhere && !r.parallel.Load()
+		if (now >= turn || alone || followed) && !w.near {
+			if now-progress > bustle {
 				turn = now + courtesy
 			}
 			runtime.Gosched()
 		}
 		wanted = Now()
-		if now-news > patience || alone {
+		if now-progress > patience || alone || w.near {
 			Yield()
 		}
 	}
 }
 
-// follow waits without a seat.
-func (r *room) follow(w *Waiter) bool {
-	for {
-		w.next = r.arrivals.Load()
-		if r.arrivals.CompareAndSwap(w.next, w) {
-			break
-		}
-	}
-	r.followers.Add(1) // sync: seat
-	r.appoint()
-	switch <-w.signals {
-	case lead:
-		return r.lead(w, true)
-	case expired:
-		return false
-	}
-	if p := w.panicked; p != nil {
-		w.panicked = nil
-		panic(p)
-	}
-	return true
-}
-
-// appoint sees to it that somebody sweeps for the followers, if there are any.
-// It is called by who has just become one, and by who has just left a seat: each
-// first stores its own news and then looks for the other's, so that they cannot
-// miss each other.
-func (r *room) appoint() {
-	for r.followers.Load() > 0 && !r.sweeping.Load() { // sync: seat
-		if !r.sit() {
-			return // the seated find the followers, or come here when they leave
-		}
-		if !r.sweeping.CompareAndSwap(false, true) {
-			// Who sweeps will come here. But somebody may have found no seat
-			// because of us: look again.
-			r.seats.Add(-1)
-			continue
-		}
-		r.arrive()
-		if n := len(r.list) - 1; n >= 0 {
-			w := r.list[n]
-			r.drop(n)
-			w.signals <- lead // with our seat and our sweep
-			return
-		}
-		r.sweeping.Store(false)
-		r.seats.Add(-1)
-	}
-}
-
-// arrive moves the newcomers to the list.
-func (r *room) arrive() {
-	for w := r.arrivals.Swap(nil); w != nil; {
-		next := w.next
-		w.next = nil
-		r.list = append(r.list, w)
-		w = next
-	}
-}
-
-// drop takes the i-th follower off the list.
-func (r *room) drop(i int) {
-	last := len(r.list) - 1
-	r.list[i] = r.list[last]
-	r.list[last] = nil
-	r.list = r.list[:last]
-	r.followers.Add(-1)
-}
-
-// sweep looks once at the conditions of all followers.
-func (r *room) sweep(now time.Duration) {
-	r.arrive()
-	news := false
-	for i := r.look(0); i < len(r.list); i = r.look(i) {
-		r.signal(i, ready)
-		news = true
-	}
-	if news {
-		r.news = now
-	}
-	// With news it may have been long since the last sweep, as others had work to do
-	// in between. So the budgets do not count then, only now and then the limit.
-	if beat := now-r.ticked >= heartbeat; beat || !news {
-		r.expire(now)
-		if beat {
-			r.ticked = now
-			r.tick()
-		}
-	}
-}
-
-// signal takes the i-th follower off the list and tells it why.
-func (r *room) signal(i int, s signal) {
-	w := r.list[i]
-	r.drop(i)
-	w.signals <- s
-}
-
-// look returns the first follower, from the given one on, whose condition is true. One
-// that panics counts as true, and the panic is kept for its owner.
-func (r *room) look(from int) (i int) {
-	defer func() {
-		if p := recover(); p != nil {
-			r.list[i].panicked = p
-		}
-	}()
-	for i = from; i < len(r.list); i++ {
-		if r.list[i].cond.Ready() {
-			break
-		}
-	}
-	return i
-}
-
-// expire sends away the followers that have used their budgets up.
-func (r *room) expire(now time.Duration) {
-	for i := 0; i < len(r.list); {
-		if r.list[i].expired(now, r.news) {
-			r.signal(i, expired)
-		} else {
-			i++
-		}
-	}
-}
-
-// tick gives some followers their Tick.
-func (r *room) tick() {
-	for range min(maxTicks, len(r.list)) {
-		r.turn = (r.turn + 1) % len(r.list)
-		r.list[r.turn].cond.Tick()
-	}
-}
-
-var epoch = time.Now()
-
-// Now returns the time, for differences only. It is cheaper than time.Now.
-func Now() time.Duration { return time.Since(epoch) }
+// Now returns the time, for differences only.
+func Now() time.Duration { return bubble.Now() }

@@ -4,6 +4,7 @@ package wait
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -12,16 +13,19 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A probed is a condition that counts who looks at it.
 type probed struct {
-	true  atomic.Bool  // what Ready says
-	in    atomic.Int64 // looks until it is true; 0: never by itself
-	bang  atomic.Bool  // Ready panics, once
-	looks atomic.Int64
-	ticks atomic.Int64
-	crowd *crowd
+	near, elsewhere bool
+	true            atomic.Bool  // what Ready says
+	in              atomic.Int64 // looks until it is true; 0: never by itself
+	bang            atomic.Bool  // Ready panics, once
+	looks           atomic.Int64
+	ticks           atomic.Int64
+	crowd           *crowd
 }
 
 // A crowd counts the goroutines that look at any condition at the same time.
@@ -46,6 +50,8 @@ func (c *probed) Ready() bool {
 
 func (c *probed) Tick() { c.ticks.Add(1) }
 
+func (c *probed) Where() (near, elsewhere bool) { return c.near, c.elsewhere }
+
 // eventually waits until ok says so. A test in which it never does ends by
 // -timeout, with stacks.
 func eventually(ok func() bool) {
@@ -55,22 +61,22 @@ func eventually(ok func() bool) {
 }
 
 // refreshed returns a room that knows the present GOMAXPROCS.
-func refreshed() *room {
-	r := newRoom()
+func refreshed() *pollers {
+	r := newPollers()
 	r.refresh()
 	return r
 }
 
 // onProcs runs f as a test for each of some values of GOMAXPROCS, with a room of
 // its own, which must be empty afterwards.
-func onProcs(t *testing.T, procs []int, f func(t *testing.T, r *room)) {
+func onProcs(t *testing.T, procs []int, f func(t *testing.T, r *pollers)) {
 	for _, n := range procs {
 		t.Run(fmt.Sprintf("procs=%d", n), func(t *testing.T) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n))
 			r := refreshed()
 			f(t, r)
-			if s, n := r.seats.Load(), r.followers.Load(); s != 0 || n != 0 || r.sweeping.Load() || len(r.list) != 0 || r.arrivals.Load() != nil {
-				t.Errorf("%d seats are taken, %d follow, sweeping %v, listed %d", s, n, r.sweeping.Load(), len(r.list))
+			if s, n := r.slots.Load(), r.followers.Load(); s != 0 || n != 0 || r.led.Load() || len(r.list) != 0 || r.arrivals.Load() != nil {
+				t.Errorf("%d slots are taken, %d follow, led %v, listed %d", s, n, r.led.Load(), len(r.list))
 			}
 		})
 	}
@@ -78,7 +84,12 @@ func onProcs(t *testing.T, procs []int, f func(t *testing.T, r *room)) {
 
 // contended reports whether another process has had the processor, so that polling may have
 // ended early.
-func (r *room) contended() bool { return r.others.last.Load() != 0 }
+func (r *pollers) contended() bool { return r.others.last.Load() != 0 }
+
+// polls is poll, and reports whether it has made polling worth while.
+func (r *pollers) polls(w *Waiter, start, budget time.Duration) bool {
+	return r.poll(w, start, budget) == Polled
+}
 
 // A waiting is a call of poll under way.
 type waiting struct {
@@ -90,32 +101,39 @@ type waiting struct {
 }
 
 // start polls for a new condition in a goroutine.
-func (r *room) start(budget time.Duration) *waiting {
+func (r *pollers) start(budget time.Duration) *waiting {
 	w := &waiting{probed: new(probed), done: make(chan struct{})}
 	go w.poll(r, NewWaiter(w), budget)
 	return w
 }
 
-func (w *waiting) poll(r *room, wr *Waiter, budget time.Duration) {
+func (w *waiting) poll(r *pollers, wr *Waiter, budget time.Duration) {
 	defer close(w.done)
 	defer func() { w.panicked = recover() }()
 	start := time.Now()
-	w.ok = r.poll(wr, Now(), budget)
+	w.ok = r.polls(wr, Now(), budget)
 	w.took = time.Since(start)
 }
 
-// seated starts a wait that has a seat, followed one that has none.
-func (r *room) seated(budget time.Duration) *waiting {
-	n := r.seats.Load()
+// withSlot starts a wait that has a slot, followed one that has none.
+func (r *pollers) withSlot(budget time.Duration) *waiting {
+	n := r.slots.Load()
 	w := r.start(budget)
-	eventually(func() bool { return r.seats.Load() > n && w.looks.Load() > 0 })
+	eventually(func() bool { return r.slots.Load() > n && w.looks.Load() > 0 })
 	return w
 }
 
-func (r *room) followed(budget time.Duration) *waiting {
+func (r *pollers) followed(budget time.Duration) *waiting {
 	n := r.followers.Load()
 	w := r.start(budget)
-	eventually(func() bool { return r.followers.Load() > n })
+	eventually(func() bool {
+		select {
+		case <-w.done: // another process took the processor, or the budget is over
+			return true
+		default:
+			return r.followers.Load() > n
+		}
+	})
 	return w
 }
 
@@ -129,25 +147,25 @@ func (w *waiting) end(t *testing.T) {
 	}
 }
 
-// TestSeats counts the seats.
+// TestSeats counts the slots.
 func TestSeats(t *testing.T) {
 	for procs, want := range map[int]int{1: 1, 2: 1, 3: 1, 4: 2, 7: 3, 8: 4} {
 		t.Run(fmt.Sprintf("procs=%d", procs), func(t *testing.T) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 			r := refreshed()
 			for i := range want {
-				if !r.sit() {
-					t.Errorf("there are %d seats, want %d", i, want)
+				if !r.acquireSlot() {
+					t.Errorf("there are %d slots, want %d", i, want)
 				}
 			}
 			for range 2 {
-				if r.sit() {
-					t.Errorf("there are more than %d seats", want)
+				if r.acquireSlot() {
+					t.Errorf("there are more than %d slots", want)
 				}
 			}
-			r.seats.Add(-1)
-			if !r.sit() {
-				t.Error("a seat that was given back cannot be taken")
+			r.slots.Add(-1)
+			if !r.acquireSlot() {
+				t.Error("a slot that was given back cannot be taken")
 			}
 		})
 	}
@@ -155,7 +173,7 @@ func TestSeats(t *testing.T) {
 
 // TestCrowd counts the goroutines that poll while many wait.
 func TestCrowd(t *testing.T) {
-	onProcs(t, []int{1, 2, 4, 8}, func(t *testing.T, r *room) {
+	onProcs(t, []int{1, 2, 4, 8}, func(t *testing.T, r *pollers) {
 		limit := int32(max(1, runtime.GOMAXPROCS(0)/2))
 		var c crowd
 		var wg sync.WaitGroup
@@ -169,7 +187,7 @@ func TestCrowd(t *testing.T) {
 				for range 20 {
 					cond.looks.Store(0)
 					cond.in.Store(1 + rnd.Int64N(100))
-					if !r.poll(w, Now(), Forever) {
+					if !r.polls(w, Now(), Forever) {
 						t.Error("a wait for ever is over")
 					}
 				}
@@ -185,7 +203,7 @@ func TestCrowd(t *testing.T) {
 // TestRandomOrder makes the conditions of many waiters true one by one: the one
 // returns, and no other.
 func TestRandomOrder(t *testing.T) {
-	onProcs(t, []int{1, 2, 4, 8}, func(t *testing.T, r *room) {
+	onProcs(t, []int{1, 2, 4, 8}, func(t *testing.T, r *pollers) {
 		seed := rand.Uint64()
 		t.Logf("seed %#x", seed)
 		rnd := rand.New(rand.NewPCG(seed, 0))
@@ -207,23 +225,23 @@ func TestRandomOrder(t *testing.T) {
 	})
 }
 
-// TestTrueBefore polls for what is true already, on a seat and without one.
+// TestTrueBefore polls for what is true already, on a slot and without one.
 func TestTrueBefore(t *testing.T) {
-	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *room) {
+	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *pollers) {
 		for _, budget := range []time.Duration{time.Microsecond, time.Hour, Forever} {
 			c := new(probed)
 			c.true.Store(true)
-			if !r.poll(NewWaiter(c), Now(), budget) {
+			if !r.polls(NewWaiter(c), Now(), budget) {
 				t.Errorf("budget %v: poll = false", budget)
 			}
 		}
 		var lead []*waiting
 		for range max(1, runtime.GOMAXPROCS(0)/2) {
-			lead = append(lead, r.seated(Forever))
+			lead = append(lead, r.withSlot(Forever))
 		}
 		c := new(probed)
 		c.true.Store(true)
-		if !r.poll(NewWaiter(c), Now(), Forever) {
+		if !r.polls(NewWaiter(c), Now(), Forever) {
 			t.Error("poll = false beside others")
 		}
 		for _, w := range lead {
@@ -232,10 +250,10 @@ func TestTrueBefore(t *testing.T) {
 	})
 }
 
-// TestBudget lets budgets run out, of those who have a seat and those who have
+// TestBudget lets budgets run out, of those who have a slot and those who have
 // none.
 func TestBudget(t *testing.T) {
-	onProcs(t, []int{2, 4}, func(t *testing.T, r *room) {
+	onProcs(t, []int{2, 4}, func(t *testing.T, r *pollers) {
 		if !r.parallel.Load() {
 			t.Skip("the process has one processor: budgets are of no use there")
 		}
@@ -263,27 +281,27 @@ func TestBudget(t *testing.T) {
 	})
 }
 
-// TestBudgetBesideForever lets the budget of one run out whom somebody sweeps for
+// TestBudgetBesideForever lets the budget of one run out that has a leader
 // who never goes.
 func TestBudgetBesideForever(t *testing.T) {
-	onProcs(t, []int{2}, func(t *testing.T, r *room) {
+	onProcs(t, []int{2}, func(t *testing.T, r *pollers) {
 		if !r.parallel.Load() {
 			t.Skip("the process has one processor: budgets are of no use there")
 		}
-		lead := r.seated(Forever)
+		lead := r.withSlot(Forever)
 		const budget = 5 * time.Millisecond
 		w := r.followed(budget)
 		<-w.done
-		if w.ok || w.took < budget {
+		if w.ok || w.took < budget && !r.contended() {
 			t.Errorf("poll = %v after %v, want false after %v at least", w.ok, w.took, budget)
 		}
 		lead.end(t)
 	})
 }
 
-// TestSuccession ends the wait of the sweeper again and again: somebody takes over.
+// TestSuccession ends the wait of the leader again and again: somebody takes over.
 func TestSuccession(t *testing.T) {
-	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *room) {
+	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *pollers) {
 		var ws []*waiting
 		for range 16 {
 			ws = append(ws, r.start(Forever))
@@ -294,22 +312,22 @@ func TestSuccession(t *testing.T) {
 				n := w.looks.Load()
 				eventually(func() bool { return w.looks.Load() > n })
 			}
-			ws[0].end(t) // of the eldest, who are those with seats
+			ws[0].end(t) // of the eldest, who are those with slots
 			ws = ws[1:]
 		}
 	})
 }
 
-// TestFollowAlone lets one follow who found no seat, while those who had one left
+// TestFollowAlone lets one follow who found no slot, while those who had one left
 // before it could follow: it takes care of itself.
 func TestFollowAlone(t *testing.T) {
-	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *room) {
+	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *pollers) {
 		c := new(probed)
 		c.in.Store(2)
 		w := NewWaiter(c)
-		r.poll(w, Now(), Forever) // for the budget
+		r.polls(w, Now(), Forever) // for the budget
 		c.looks.Store(0)
-		if !r.follow(w) {
+		if r.follow(w) != Polled {
 			t.Error("a wait for ever is over")
 		}
 	})
@@ -318,7 +336,7 @@ func TestFollowAlone(t *testing.T) {
 // TestStress has thousands of short waits in 64 goroutines. A condition is true
 // after it was looked at so many times: if it is not looked at, the test hangs.
 func TestStress(t *testing.T) {
-	onProcs(t, []int{1, 2, 4, 8}, func(t *testing.T, r *room) {
+	onProcs(t, []int{1, 2, 4, 8}, func(t *testing.T, r *pollers) {
 		seed := rand.Uint64()
 		t.Logf("seed %#x", seed)
 		var over, expired atomic.Int64
@@ -335,7 +353,7 @@ func TestStress(t *testing.T) {
 					}
 					c.looks.Store(0)
 					c.in.Store(1 + rnd.Int64N(1<<rnd.IntN(10)))
-					if r.poll(w, Now(), budget) {
+					if r.polls(w, Now(), budget) {
 						over.Add(1)
 					} else if budget == Forever {
 						t.Error("a wait for ever is over")
@@ -352,14 +370,14 @@ func TestStress(t *testing.T) {
 
 // TestPingPong has pairs of goroutines that wait for each other.
 func TestPingPong(t *testing.T) {
-	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *room) {
+	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *pollers) {
 		var wg sync.WaitGroup
 		for range 16 {
 			a, b := new(probed), new(probed)
 			play := func(mine, other *probed) {
 				w := NewWaiter(mine)
 				for range 100 {
-					if !r.poll(w, Now(), Forever) {
+					if !r.polls(w, Now(), Forever) {
 						t.Error("a wait for ever is over")
 					}
 					mine.true.Store(false)
@@ -374,7 +392,7 @@ func TestPingPong(t *testing.T) {
 	})
 }
 
-// TestPanic has Ready panic, for one with a seat and for one without.
+// TestPanic has Ready panic, for one with a slot and for one without.
 func TestPanic(t *testing.T) {
 	check := func(t *testing.T, w *waiting) {
 		t.Helper()
@@ -383,8 +401,8 @@ func TestPanic(t *testing.T) {
 			t.Errorf("poll = %v, panic %v, want its own condition's", w.ok, w.panicked)
 		}
 	}
-	onProcs(t, []int{2}, func(t *testing.T, r *room) {
-		lead := r.seated(Forever)
+	onProcs(t, []int{2}, func(t *testing.T, r *pollers) {
+		lead := r.withSlot(Forever)
 		other := r.followed(Forever)
 		w := &waiting{probed: new(probed), done: make(chan struct{})}
 		waiter := NewWaiter(w)
@@ -400,13 +418,13 @@ func TestPanic(t *testing.T) {
 		go w.poll(r, waiter, Forever)
 		w.end(t)
 
-		// And now the one with the seat: another takes over.
+		// And now the one with the slot: another takes over.
 		lead.bang.Store(true)
 		check(t, lead)
 		n := other.looks.Load()
 		eventually(func() bool { return other.looks.Load() > n })
-		if s := r.seats.Load(); s != 1 {
-			t.Errorf("%d seats are taken, want 1", s)
+		if s := r.slots.Load(); s != 1 {
+			t.Errorf("%d slots are taken, want 1", s)
 		}
 		other.end(t)
 	})
@@ -414,7 +432,7 @@ func TestPanic(t *testing.T) {
 
 // TestTick checks that all who wait get their Ticks.
 func TestTick(t *testing.T) {
-	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *room) {
+	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *pollers) {
 		var ws []*waiting
 		for range maxTicks + 8 {
 			ws = append(ws, r.start(Forever))
@@ -430,7 +448,7 @@ func TestTick(t *testing.T) {
 
 // TestSpin checks when spinning is done, and when not.
 func TestSpin(t *testing.T) {
-	look := func(t *testing.T, r *room, truth bool) (ok bool, looks int64) {
+	look := func(t *testing.T, r *pollers, truth bool) (ok bool, looks int64) {
 		c := new(probed)
 		c.true.Store(truth)
 		ok = r.spin(NewWaiter(c))
@@ -442,7 +460,7 @@ func TestSpin(t *testing.T) {
 			t.Errorf("spin = %v after %d looks, want none", ok, n)
 		}
 	})
-	onProcs(t, []int{2}, func(t *testing.T, r *room) {
+	onProcs(t, []int{2}, func(t *testing.T, r *pollers) {
 		if !r.parallel.Load() {
 			t.Skip("the process has one processor: nobody spins")
 		}
@@ -452,7 +470,7 @@ func TestSpin(t *testing.T) {
 		if ok, n := look(t, r, false); ok || n != spins {
 			t.Errorf("spin = %v after %d looks, want false after %d", ok, n, spins)
 		}
-		w := r.seated(Forever)
+		w := r.withSlot(Forever)
 		if ok, n := look(t, r, true); ok || n != 0 {
 			t.Errorf("beside one who polls: spin = %v after %d looks, want none", ok, n)
 		}
@@ -463,9 +481,9 @@ func TestSpin(t *testing.T) {
 // TestOneProcessor checks that polling there gives way to the other goroutines,
 // and soon ends.
 func TestOneProcessor(t *testing.T) {
-	onProcs(t, []int{1}, func(t *testing.T, r *room) {
+	onProcs(t, []int{1}, func(t *testing.T, r *pollers) {
 		c := new(probed)
-		if r.poll(NewWaiter(c), Now(), time.Hour) {
+		if r.polls(NewWaiter(c), Now(), time.Hour) {
 			t.Error("poll = true")
 		}
 		if n := c.looks.Load(); n != yields && !(0 < n && n < yields && r.contended()) {
@@ -473,10 +491,167 @@ func TestOneProcessor(t *testing.T) {
 		}
 		c = new(probed)
 		go c.true.Store(true)
-		if !r.poll(NewWaiter(c), Now(), Forever) {
+		if !r.polls(NewWaiter(c), Now(), Forever) {
 			t.Error("poll for ever = false")
 		}
 	})
+}
+
+// TestElsewhere checks that with one P a wait whose peer is on another processor spins,
+// and polls for its budget.
+func TestElsewhere(t *testing.T) {
+	onProcs(t, []int{1}, func(t *testing.T, r *pollers) {
+		c := &probed{elsewhere: true}
+		w := NewWaiter(c)
+		const budget = 2 * time.Millisecond
+		for start := Now(); ; start = Now() {
+			c.looks.Store(0)
+			if r.polls(w, start, budget) {
+				t.Fatal("poll = true")
+			}
+			if took := Now() - start; took >= budget && c.looks.Load() > yields {
+				break
+			}
+			if !r.contended() {
+				t.Fatalf("%d looks in %v, want more than %d in %v", c.looks.Load(), Now()-start, yields, budget)
+			}
+			r.others = contention{} // another process took the processor: once more
+		}
+		c.looks.Store(0)
+		if r.spin(w); c.looks.Load() != spins {
+			t.Errorf("spin: %d looks, want %d", c.looks.Load(), spins)
+		}
+	})
+}
+
+// TestNear checks that a wait whose peer needs the same processor does not spin, while
+// more tasks want to run than there are processors, and that it spins else.
+func TestNear(t *testing.T) {
+	onProcs(t, []int{2}, func(t *testing.T, r *pollers) {
+		if !r.parallel.Load() {
+			t.Skip("the process has one processor: nobody spins")
+		}
+		for _, crowd := range []bool{true, false} {
+			r.demand.is.Store(crowd)
+			r.demand.looked.Store(int64(Now() + time.Hour)) // for good
+			c := &probed{near: true}
+			c.in.Store(3)
+			w := NewWaiter(c)
+			if !r.polls(w, Now(), Forever) {
+				t.Error("a wait for ever is over")
+			}
+			c.in.Store(0)
+			c.looks.Store(0)
+			r.spin(w)
+			if n, want := c.looks.Load(), map[bool]int64{true: 0, false: spins}[crowd]; n != want {
+				t.Errorf("crowd %v: spin looked %d times, want %d", crowd, n, want)
+			}
+		}
+	})
+}
+
+func TestRunnable(t *testing.T) {
+	for _, tt := range []struct {
+		in   string
+		n    int
+		good bool
+	}{
+		{"0.00 0.01 0.05 2/345 6789\n", 2, true},
+		{"12.50 3.00 1.00 17/9 1", 17, true},
+		{"0.00 0.01 0.05 2 6789", 2, false},
+		{"0.00 0.01 0.05 x/345 6789", 0, false},
+		{"0.00 0.01", 0, false},
+		{"", 0, false},
+	} {
+		if n, ok := runnable([]byte(tt.in)); ok != tt.good || ok && n != tt.n {
+			t.Errorf("runnable(%q) = %d, %v, want %d, %v", tt.in, n, ok, tt.n, tt.good)
+		}
+	}
+}
+
+// TestDemand looks with and without the kernel's word.
+func TestDemand(t *testing.T) {
+	var d demand
+	if !d.look(time.Hour) {
+		t.Error("without the kernel's word: look = false")
+	}
+	d = demand{}
+	d.open()
+	defer unix.Close(int(d.fd.Load()))
+	if d.look(time.Hour); d.looked.Load() != int64(time.Hour) {
+		t.Error("it did not look")
+	}
+	d.is.Store(true)
+	if d.look(time.Hour + heartbeat - 1); !d.is.Load() {
+		t.Error("it looked again within a millisecond")
+	}
+}
+
+// TestProcessor pins a thread to each processor that there is, one after the other.
+func TestProcessor(t *testing.T) {
+	runtime.LockOSThread() // for good: the thread ends with the goroutine
+	var all unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := range len(all) * 64 {
+		if !all.IsSet(cpu) {
+			continue
+		}
+		var one unix.CPUSet
+		one.Set(cpu)
+		if err := unix.SchedSetaffinity(0, &one); err != nil {
+			t.Fatal(err)
+		}
+		if got := processor(); got != uint32(cpu)+1 {
+			t.Errorf("on processor %d: Processor = %d, want %d", cpu, got, cpu+1)
+		}
+	}
+}
+
+// TestVisit has a goroutine wait for a pipe while another one keeps the only P. Without
+// visits the runtime's monitor is the first to look, after some 10 ms.
+func TestVisit(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var v visitor
+	v.open()
+	if v.raw == nil {
+		t.Fatal("no descriptor for visits")
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	var got, want atomic.Int64
+	go func() {
+		for b := make([]byte, 1); ; got.Add(1) {
+			if _, err := r.Read(b); err != nil {
+				return
+			}
+		}
+	}()
+	time.Sleep(time.Millisecond) // it waits
+	const rounds = 50
+	visits := 0
+	for range rounds {
+		want.Add(1)
+		w.Write([]byte{1})
+		for got.Load() < want.Load() {
+			last := v.last.Load()
+			v.visit(Now())
+			if v.last.Load() != last {
+				visits++
+			}
+		}
+	}
+	if visits > 5*rounds { // 100 in 10 ms
+		t.Errorf("%d visits until %d bytes were read", visits, rounds)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.file.Close()
 }
 
 // TestPace checks for how long the next wait polls, by what the last ones were
@@ -489,15 +664,16 @@ func TestPace(t *testing.T) {
 		{-1, Forever}, {-time.Hour, Forever}, {0, 0}, {1, 0}, {time.Microsecond - 1, 0},
 		{time.Microsecond, time.Microsecond}, {limit, limit}, {time.Hour, time.Hour},
 	} {
-		if got := new(Pace).Budget(tt.limit); got != tt.want {
+		if got, _ := new(Pace).Budget(tt.limit); got != tt.want {
 			t.Errorf("Budget(%v) = %v, want %v", tt.limit, got, tt.want)
 		}
 	}
 
 	check := func(t *testing.T, p *Pace, want time.Duration) {
 		t.Helper()
-		if got := p.Budget(limit); got != want {
-			t.Errorf("Budget = %v, want %v", got, want)
+		got, cause := p.Budget(limit)
+		if got != want || (cause == Gap) != (want == 0) {
+			t.Errorf("Budget = %v, %v, want %v", got, cause, want)
 		}
 	}
 	t.Run("long waits turn polling off", func(t *testing.T) {
@@ -520,27 +696,6 @@ func TestPace(t *testing.T) {
 			check(t, p, limit)
 		}
 	})
-	t.Run("a probe now and then", func(t *testing.T) {
-		p := new(Pace)
-		p.Parked(time.Second, limit, 0)
-		polled, last := 0, 0
-		for i := 1; i <= 20*probe; i++ {
-			switch p.Budget(limit) {
-			case limit:
-				if i-last > probe {
-					t.Errorf("%d waits without one that polls, want at most %d", i-last, probe)
-				}
-				polled, last = polled+1, i
-			case 0:
-			default:
-				t.Fatal("another budget")
-			}
-			p.Parked(time.Second, limit, 0)
-		}
-		if polled != 20 {
-			t.Errorf("%d of %d waits polled, want every %dth", polled, 20*probe, probe)
-		}
-	})
 	t.Run("a long one among many short ones", func(t *testing.T) {
 		for _, tt := range []struct {
 			d      time.Duration
@@ -560,13 +715,13 @@ func TestPace(t *testing.T) {
 	t.Run("for ever is for ever", func(t *testing.T) {
 		p := new(Pace)
 		p.Parked(time.Hour, -1, 0)
-		if got := p.Budget(-1); got != Forever {
+		if got, _ := p.Budget(-1); got != Forever {
 			t.Errorf("Budget(-1) = %v", got)
 		}
 	})
 }
 
-func TestCPUMax(t *testing.T) {
+func TestRatio(t *testing.T) {
 	for _, tt := range []struct {
 		in   string
 		want float64
@@ -578,6 +733,8 @@ func TestCPUMax(t *testing.T) {
 		{"250000 100000\n", 2.5},
 		{"1000 1000000\n", 0.001},
 		{"  50000\t100000 \n", 0.5},
+		{"50000\n 100000\n", 0.5},
+		{"-1\n 100000\n", unlimited},
 		{"", unlimited},
 		{"\n", unlimited},
 		{"50000", unlimited},
@@ -587,8 +744,22 @@ func TestCPUMax(t *testing.T) {
 		{"50000 max", unlimited},
 		{"x y", unlimited},
 	} {
-		if got := cpuMax([]byte(tt.in)); got != tt.want {
-			t.Errorf("cpuMax(%q) = %v, want %v", tt.in, got, tt.want)
+		if got := ratio([]byte(tt.in)); got != tt.want {
+			t.Errorf("ratio(%q) = %v, want %v", tt.in, got, tt.want)
+		}
+	}
+}
+
+// writeFiles writes files below root, and makes their directories.
+func writeFiles(t *testing.T, root string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		name = filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
@@ -596,28 +767,16 @@ func TestCPUMax(t *testing.T) {
 // TestQuota reads quotas from a tree of control groups.
 func TestQuota(t *testing.T) {
 	root := t.TempDir()
-	for dir, quota := range map[string]string{
-		"":          "", // the root has none
-		"a":         "200000 100000",
-		"a/b":       "max 100000",
-		"a/b/c":     "300000 100000",
-		"a/b/c/d":   "50000 100000",
-		"a/b/c/d/e": "400000 100000",
-		"free":      "max 100000",
-		"free/x":    "garbage",
-		"bare/x":    "", // and none above it
-	} {
-		path := filepath.Join(root, dir)
-		if err := os.MkdirAll(path, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if quota == "" {
-			continue
-		}
-		if err := os.WriteFile(filepath.Join(path, "cpu.max"), []byte(quota+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	writeFiles(t, root, map[string]string{
+		"a/cpu.max":         "200000 100000",
+		"a/b/cpu.max":       "max 100000",
+		"a/b/c/cpu.max":     "300000 100000",
+		"a/b/c/d/cpu.max":   "50000 100000",
+		"a/b/c/d/e/cpu.max": "400000 100000",
+		"free/cpu.max":      "max 100000",
+		"free/x/cpu.max":    "garbage",
+		"bare/x/other":      "", // and no quota, nor above it
+	})
 	for dir, want := range map[string]float64{
 		"/":               unlimited,
 		"":                unlimited,
@@ -635,29 +794,78 @@ func TestQuota(t *testing.T) {
 		"/bare/x":         unlimited,
 		"/absent/x/y/z":   unlimited,
 	} {
-		if got := quotaOf(root, dir); got != want {
+		if got := quotaOf(root, dir, cpuMax); got != want {
 			t.Errorf("quotaOf(%q) = %v, want %v", dir, got, want)
 		}
 	}
 	// The root's own counts as well: in a container it is the container's.
-	if err := os.WriteFile(filepath.Join(root, "cpu.max"), []byte("150000 100000\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeFiles(t, root, map[string]string{"cpu.max": "150000 100000"})
 	for dir, want := range map[string]float64{"/": 1.5, "/a": 1.5, "/a/b/c/d": 0.5, "/absent": 1.5} {
-		if got := quotaOf(root, dir); got != want {
+		if got := quotaOf(root, dir, cpuMax); got != want {
 			t.Errorf("with a quota of the root: quotaOf(%q) = %v, want %v", dir, got, want)
 		}
 	}
-	if got := quotaOf(filepath.Join(root, "absent"), "/a"); got != unlimited {
+	if got := quotaOf(filepath.Join(root, "absent"), "/a", cpuMax); got != unlimited {
 		t.Errorf("without a tree: quotaOf = %v", got)
 	}
 }
 
-// TestCourtesy has a goroutine wait again and again, a few microseconds each time, on the only P:
+// TestQuotaIn finds the quota by what /proc/self/cgroup says, of either version and of
+// both at once.
+func TestQuotaIn(t *testing.T) {
+	root := t.TempDir()
+	writeFiles(t, root, map[string]string{
+		"two/cpu.max":                         "300000 100000",
+		"cpu/one/cpu.cfs_quota_us":            "250000",
+		"cpu/one/cpu.cfs_period_us":           "100000",
+		"cpu/one/free/cpu.cfs_quota_us":       "-1",
+		"cpu/one/free/cpu.cfs_period_us":      "100000",
+		"cpu,cpuacct/other/cpu.cfs_quota_us":  "50000",
+		"cpu,cpuacct/other/cpu.cfs_period_us": "100000",
+		"cpuset/decoy/cpu.cfs_quota_us":       "1",
+		"cpuset/decoy/cpu.cfs_period_us":      "100000",
+	})
+	for groups, want := range map[string]float64{
+		"0::/two\n":                        3,
+		"":                                 unlimited,
+		"garbage\n0::\n":                   unlimited,
+		"4:cpu:/one\n":                     2.5,
+		"4:cpu,cpuacct:/one/free\n":        2.5,
+		"4:cpuacct,cpu:/one\n":             2.5,
+		"4:cpu,cpuacct:/other\n":           0.5,
+		"4:cpuset:/decoy\n3:memory:/one\n": unlimited,
+		"4:cpu:/one\n1:name=systemd:/x\n0::/two\n": 2.5,
+	} {
+		if got := quotaIn(root, []byte(groups)); got != want {
+			t.Errorf("quotaIn(%q) = %v, want %v", groups, got, want)
+		}
+	}
+}
+
+// TestQuotaChanges checks that a quota is read again, and never by the caller.
+func TestQuotaChanges(t *testing.T) {
+	r := newPollers()
+	const other = 0.5
+	r.quota.read.Store(int64(Now()))
+	r.quota.cpus.Store(math.Float64bits(other))
+	if got := r.quota.get(); got != other {
+		t.Errorf("read again at once: %v", got)
+	}
+	r.quota.read.Store(int64(Now() - quotaStays))
+	r.quota.get()
+	for r.quota.get() == other {
+		time.Sleep(time.Millisecond)
+	}
+	if got, want := r.quota.get(), readQuota(); got != want {
+		t.Errorf("quota is %v, want %v", got, want)
+	}
+}
+
+// TestCourtesy has a goroutine wait again and again, some looks each time, on the only P:
 // others have to get it long before the 10 ms after which it would be taken away.
 func TestCourtesy(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	r := newRoom()
+	r := newPollers()
 	r.refreshed.Store(int64(time.Hour)) // as if there were other Ps, which are busy
 	r.parallel.Store(true)
 	var ran atomic.Int64
@@ -667,11 +875,11 @@ func TestCourtesy(t *testing.T) {
 			runtime.Gosched()
 		}
 	}()
-	w := NewWaiter(soon{new(time.Duration)})
+	w := NewWaiter(soon{new(int)})
 	for waits := 0; ran.Load() < 3; waits++ {
-		*w.cond.(soon).when = Now() + 2*time.Microsecond
-		if !r.poll(w, Now(), Forever) {
-			t.Fatal("a wait for ever has ended without news")
+		*w.cond.(soon).looks = 2 * burst
+		if !r.polls(w, Now(), Forever) {
+			t.Fatal("a wait for ever has ended without progress")
 		}
 		if waits == 500 {
 			t.Fatalf("the other goroutine ran %d times in %d waits", ran.Load(), waits)
@@ -679,8 +887,50 @@ func TestCourtesy(t *testing.T) {
 	}
 }
 
-// A soon is true at some time.
-type soon struct{ when *time.Duration }
+// A soon is true after some looks. After some time it would be, on a slow processor, at
+// the first look.
+type soon struct{ looks *int }
 
-func (s soon) Ready() bool { return Now() >= *s.when }
+func (s soon) Ready() bool { *s.looks--; return *s.looks < 0 }
 func (s soon) Tick()       {}
+
+func (s soon) Where() (near, elsewhere bool) { return false, false }
+
+// TestCauses has each cause of going to sleep come about, but for those that a Pace has.
+func TestCauses(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	fresh := func() *pollers {
+		r := newPollers()
+		r.refreshed.Store(int64(time.Hour)) // it knows all it has to
+		r.parallel.Store(true)
+		return r
+	}
+	for _, tt := range []struct {
+		want    Cause
+		prepare func(r *pollers, c *probed)
+	}{
+		{Polled, func(_ *pollers, c *probed) { c.true.Store(true) }},
+		{Contended, func(r *pollers, _ *probed) { r.others.until.Store(int64(Now() + time.Hour)) }},
+		{Near, func(r *pollers, _ *probed) { r.parallel.Store(false) }},
+		{Near, func(r *pollers, c *probed) {
+			c.near = true
+			r.demand.is.Store(true)
+			r.demand.looked.Store(int64(Now() + time.Hour))
+		}},
+		{Spent, func(_ *pollers, c *probed) { c.elsewhere = true }},
+	} {
+		for { // another process can take the processor from a test, too
+			r, c := fresh(), new(probed)
+			tt.prepare(r, c)
+			rests := r.others.until.Load()
+			got := r.poll(NewWaiter(c), Now(), 50*time.Microsecond)
+			if got == Contended && tt.want != Contended && r.others.until.Load() != rests {
+				continue
+			}
+			if got != tt.want {
+				t.Errorf("poll = %v, want %v", got, tt.want)
+			}
+			break
+		}
+	}
+}

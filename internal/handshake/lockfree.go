@@ -1,0 +1,6 @@
+//go:build !(mips || mipsle || (arm && !arm.7))
+
+package handshake
+
+// lockFree says whether 64-bit atomics are the processor's own.
+const lockFree = true

@@ -1,0 +1,68 @@
+// Package handshake is how two processes meet: a listener's names, a dial, and
+// one message over a Unix socket, after which each has a stream.
+package handshake
+
+import (
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"time"
+)
+
+// DialOptions are what shmconn.Dialer has for a dial.
+type DialOptions struct {
+	Wait     time.Duration
+	BusyPoll time.Duration // of the stream
+	AllowUID func(uid uint32) bool
+
+	SpareBytes int // that the process's dialed spares may take; 0: none
+	SpareTime  time.Duration
+}
+
+// ListenOptions are what shmconn.ListenConfig has, with its defaults filled in.
+type ListenOptions struct {
+	RingSize  int
+	Backlog   int
+	Mode      fs.FileMode
+	Anonymous bool
+	BusyPoll  time.Duration // of the streams
+	Logger    *slog.Logger  // or nil
+
+	SpareBytes int // that the listener's spares may take; 0: none
+	SpareTime  time.Duration
+}
+
+// Stats are the counters of a Listener.
+type Stats struct {
+	Pending  int
+	Accepted uint64
+	Refused  uint64
+	Closed   bool
+}
+
+// A WaitError is the error of a dial that has waited for a listener: what the
+// last look found, and what ended the wait if that was not Dialer.Wait.
+type WaitError struct {
+	Found  error
+	Waited time.Duration
+	Ended  error // of the context, os.ErrDeadlineExceeded, or nil
+}
+
+func (e *WaitError) Error() string {
+	s := fmt.Sprintf("%v, after %v of waiting", e.Found, e.Waited.Round(time.Millisecond))
+	if e.Ended != nil {
+		s += fmt.Sprintf(": %v", e.Ended)
+	}
+	return s
+}
+
+func (e *WaitError) Unwrap() []error {
+	if e.Ended == nil {
+		return []error{e.Found}
+	}
+	return []error{e.Found, e.Ended}
+}
+
+// Timeout is for net.OpError.
+func (e *WaitError) Timeout() bool { return os.IsTimeout(e.Ended) }

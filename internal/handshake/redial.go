@@ -1,0 +1,98 @@
+//go:build linux
+
+package handshake
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"shmconn/internal/segment"
+	"shmconn/internal/stream"
+)
+
+// spares are those of all dials of this process.
+var spares pool
+
+// DropSpares gives up the spares of all dials of this process. It is for tests
+// that count what is left.
+func DropSpares() { spares.purge() }
+
+// A destination is what a spare may be used for: a dial to a path, by a user.
+type destination struct {
+	dir, base string
+	uid, gid  int
+}
+
+func destinationOf(dir, base string) (destination, error) {
+	dir, err := filepath.Abs(dir)
+	return destination{dir, base, os.Geteuid(), os.Getegid()}, err
+}
+
+// redial dials by a spare of an earlier connection to the same listener. It
+// returns nil, and no error, if there is none that is of use: a fresh
+// connection is made then.
+//
+// A spare is of use if the name still leads to the socket that it was made by,
+// and the process that it was made with still listens there. That process finds
+// it by its id.
+func (d *DialOptions) redial(ctx context.Context, dir, base string) (*stream.Stream, error) {
+	if d.SpareBytes <= 0 {
+		return nil, nil
+	}
+	to, err := destinationOf(dir, base)
+	if err != nil {
+		return nil, nil
+	}
+	for {
+		s := spares.dialed(to)
+		if s == nil {
+			return nil, nil
+		}
+		ok, err := d.reach(ctx, s)
+		if ok {
+			return s.Stream(d.BusyPoll, d.keepFor(*s)), nil
+		}
+		s.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// reach speaks of s, which was taken, to the listener. The error is ctx's.
+func (d *DialOptions) reach(ctx context.Context, s *spare) (ok bool, err error) {
+	if !d.allows(s.ownerUID) || !d.allows(s.Cred().UID) || !s.socket.Same() {
+		return false, nil
+	}
+	sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return false, nil
+	}
+	defer unix.Close(sock)
+	if err := connectTo(ctx, sock, s.socket.Path()); err != nil {
+		return false, ctx.Err()
+	}
+	if peer, err := peerCred(sock); err != nil || peer != s.Cred() {
+		return false, nil
+	}
+	if err := sendMessage(ctx, sock, s.socket.Path(), reuseMessage(s.id, s.Next()), nil); err != nil {
+		return false, ctx.Err()
+	}
+	return !s.Gone(), nil // the listener gives up those that were taken long ago
+}
+
+// keepFor has a stream's spare kept for the next dial.
+func (d *DialOptions) keepFor(s spare) func(*stream.Spare) {
+	return spares.keepFor(spare{id: s.id, to: s.to, ownerUID: s.ownerUID, socket: s.socket}, d.SpareBytes, d.SpareTime)
+}
+
+// keepable has s kept for the next dial, where that is of use. It is for the
+// first generation.
+func (d *DialOptions) keepable(s *stream.Stream, g segment.Geometry, of spare) {
+	if g.Reuse && s.Cred().PID != 0 {
+		s.KeepFor(d.keepFor(of))
+	}
+}

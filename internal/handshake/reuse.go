@@ -1,0 +1,49 @@
+//go:build linux
+
+package handshake
+
+import (
+	"errors"
+	"slices"
+
+	"shmconn/internal/segment"
+	"shmconn/internal/stream"
+)
+
+// finishReuse makes a connection of a spare that d has taken. The kernel is
+// asked for nothing that could keep it waiting.
+func (l *Listener) finishReuse(d *halfOpen, id segment.ID, generation uint32) error {
+	left := l.spares.introduced(id, generation, d.peer)
+	if left == nil {
+		return errors.New("there is no such segment that could be used again")
+	}
+	if d.peer.Trusted() {
+		d.close()
+	} else {
+		go d.close() // it may have sent more than was looked at
+	}
+	s := left.Stream(l.busyPoll, l.keepFor(id))
+	if !l.enqueue(result{s: s}) {
+		s.Abort()
+	}
+	return nil
+}
+
+// keepFor has a stream's spare kept for the dialer's next connection.
+func (l *Listener) keepFor(id segment.ID) func(*stream.Spare) {
+	return l.spares.keepFor(spare{id: id}, l.most, l.spareFor)
+}
+
+// awaited reports whether a dialer may be on its way to Accept.
+func (l *Listener) awaited() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.taken > 0 || len(l.acceptQueue) > 0 || slices.ContainsFunc(l.sockets, (*socket).pending)
+}
+
+// purge gives up spares for what this process is short of. It reports whether
+// that may have helped.
+func (l *Listener) purge() bool {
+	own, dialed := l.spares.purge(), spares.purge()
+	return own || dialed
+}

@@ -1,0 +1,75 @@
+//go:build linux
+
+package handshake
+
+import (
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// watchEvery is how often a listener looks whether its files are still there.
+const watchEvery = time.Second
+
+// watch looks whether the listener's files are still there, and puts them back
+// if not.
+func (l *Listener) watch() {
+	sock, err := l.files.Restore()
+	if err == nil && sock >= 0 {
+		if err = l.open(sock); err != nil {
+			l.files.Unserved() // and try again in a second
+		}
+	}
+	if err != nil && l.awaitDrained() {
+		l.enqueue(result{err: temporary(err)})
+	}
+	l.mu.Lock()
+	drained := l.removeDrained()
+	if !l.closed {
+		l.watcher.Reset(watchEvery)
+	}
+	l.mu.Unlock()
+	for _, s := range drained { // waits for accept, which waits for l.mu
+		s.Close()
+	}
+}
+
+// removeDrained removes from sockets, and returns, those that have lost their
+// name and have nobody in their backlog. A dialer that has found a socket by
+// its name connects within microseconds; from the second look on, none can be
+// on its way but one that was stopped, which will find the socket closed and
+// dial anew. The caller has l.mu.
+func (l *Listener) removeDrained() (drained []*socket) {
+	if l.closed {
+		return nil
+	}
+	last := len(l.sockets) - 1
+	l.sockets = slices.DeleteFunc(l.sockets, func(s *socket) bool {
+		if s == l.sockets[last] {
+			return false
+		}
+		s.looks++
+		if s.looks < 2 || s.pending() {
+			return false
+		}
+		drained = append(drained, s)
+		return true
+	})
+	return drained
+}
+
+// pending reports whether a dialer waits in the backlog. When in doubt it says
+// so.
+func (s *socket) pending() (pending bool) {
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		pending = n > 0 || err != nil
+	})
+	return pending || err != nil
+}

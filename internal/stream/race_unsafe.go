@@ -1,0 +1,16 @@
+//go:build race
+
+package stream
+
+import (
+	"runtime"
+	"unsafe"
+)
+
+// The race detector does not see shared memory, so it does not know that what
+// happens before a Write happens before the Read of its bytes. It is told, for
+// all connections alike, as the standard library does for sockets.
+var raceEdge byte
+
+func raceRelease() { runtime.RaceReleaseMerge(unsafe.Pointer(&raceEdge)) }
+func raceAcquire() { runtime.RaceAcquire(unsafe.Pointer(&raceEdge)) }

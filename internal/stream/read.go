@@ -1,0 +1,306 @@
+//go:build linux
+
+package stream
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"syscall"
+
+	"shmconn/internal/ring"
+	"shmconn/internal/wait"
+)
+
+// A readHalf is the half that reads.
+type readHalf struct {
+	half
+	ring      ring.Consumer
+	streaming bool   // the last looks found something new
+	pauses    int    // of holdBack
+	answered  uint64 // what this end had written by then
+}
+
+// Read is Conn.Read.
+func (s *Stream) Read(b []byte) (n int, err error) {
+	h := &s.rx
+	if err := h.turn.Lock(); err != nil {
+		return 0, err
+	}
+	defer s.endCall(&h.half, debug.SetPanicOnFault(true), &err)
+	err = h.read(b, &n)
+	return n, err
+}
+
+// read waits for bytes and copies them into b. It counts them in n, which is
+// 0.
+func (h *readHalf) read(b []byte, n *int) error {
+	if len(b) == 0 {
+		return h.closedErr()
+	}
+	if h.ring.Ready() == 0 {
+		h.holdBack()
+	}
+	for {
+		if err := h.checkRead(1); err != nil {
+			return err
+		}
+		if h.ring.Ready() > 0 {
+			h.copyOut(b, n)
+			h.streaming = h.streaming && *n < manySmall
+			return nil
+		}
+		h.streaming = false
+		h.s.await(&h.half)
+	}
+}
+
+// manySmall is how many bytes a Read can return at the most if they are to
+// count as a row of small Writes.
+const manySmall = 4 << 10
+
+// holdBack lets half a microsecond, or, for a Consumer, two, pass before a look
+// at the producer's position, if the looks before had always found something
+// new, and this end has written nothing meanwhile that the peer might be
+// answering. Each look takes the line from under the producer, who then has to
+// wait for it: so with small Writes in a row it is better for both to look less
+// often and find more.
+func (h *readHalf) holdBack() {
+	if answered := h.s.tx.ring.Published(); !h.streaming || answered != h.answered {
+		h.streaming, h.answered = true, answered
+		return
+	}
+	for range h.pauses {
+		wait.Pause()
+	}
+}
+
+// How often holdBack pauses. For a Consumer of small groups, four times are 1.6
+// times the rate of one (DESIGN.md, "Performance notes", 15); with each, a
+// message in the middle of a burst may be read later by as much.
+const (
+	connPauses     = 1
+	consumerPauses = 4
+)
+
+// checkRead returns nil when there are n bytes to read or nothing to say, and
+// the error that Read returns now if not.
+//
+// What the peer does last it does in the order position, closed, gone. So these
+// are sampled the other way round and then judged in that order: had gone been
+// sampled after the position, what was published in between would be lost.
+func (h *readHalf) checkRead(n int) error {
+	flags := h.stop.Load()
+	if flags&^(stopGone|stopShut) != 0 {
+		return h.StopErr()
+	}
+	if h.ring.Ready() >= n {
+		return nil
+	}
+	closed := h.peer.ClosedIn(h.gen) // sync: closed
+	ready, err := h.ring.Refresh()
+	switch {
+	case err != nil:
+		return h.s.corrupted(err)
+	case ready >= n:
+		return nil
+	case closed, flags&stopShut != 0:
+		return io.EOF
+	case flags&stopGone != 0:
+		return syscall.ECONNRESET
+	}
+	return nil
+}
+
+// copyOut copies what there is into b, and counts it in n, which is 0, as it
+// goes: b may fault. A long copy gives room back on the way, so that the peer
+// can go on.
+func (h *readHalf) copyOut(b []byte, n *int) {
+	h.leased = false
+	for *n < len(b) && h.ring.Ready() > 0 {
+		*n += h.ring.Take(b[*n:min(*n+h.s.chunk, len(b))])
+		if h.ring.AckDue() {
+			h.publish()
+		}
+	}
+	if *n > 0 {
+		h.calls++
+	}
+	raceAcquire()
+}
+
+// publish gives the room of what was read back to the peer.
+func (h *readHalf) publish() {
+	h.ring.Publish()
+	h.ringPeer()
+}
+
+// ack gives the room of all that was read back to the peer, who may wait for it
+// while we wait, or ask again and again, for what it writes next. After damage
+// it does nothing.
+func (h *readHalf) ack() {
+	if !h.ring.Acked() && h.stop.Load()&stopCorrupt == 0 {
+		h.publish()
+	}
+}
+
+// flush tells the peer of all that was read, unless a call is reading now.
+func (s *Stream) flush() {
+	h := &s.rx
+	if !h.turn.TryLock() {
+		h.turn.Visit(func() {
+			defer s.ignoreFault(debug.SetPanicOnFault(true))
+			h.ack()
+		})
+		return
+	}
+	var err error
+	defer s.endCall(&h.half, debug.SetPanicOnFault(true), &err)
+	h.ack()
+}
+
+// TryRead is Conn.TryRead.
+func (s *Stream) TryRead(b []byte) (n int, err error) {
+	h := &s.rx
+	if !h.turn.TryLock() {
+		return 0, h.closedErr()
+	}
+	defer s.endCall(&h.half, debug.SetPanicOnFault(true), &err)
+	if len(b) == 0 {
+		return 0, h.closedErr()
+	}
+	if err := h.checkRead(1); err != nil {
+		return 0, err
+	}
+	if h.copyOut(b, &n); n > 0 {
+		return n, nil
+	}
+	if h.idle() {
+		return 0, h.checkRead(1)
+	}
+	return 0, nil
+}
+
+// Buffered is Conn.Buffered.
+func (s *Stream) Buffered() (n int) {
+	h := &s.rx
+	if h.stop.Load()&(stopClosed|stopCorrupt) != 0 {
+		return 0
+	}
+	var err error
+	if h.turn.TryLock() {
+		defer s.endCall(&h.half, debug.SetPanicOnFault(true), &err)
+		h.ack()
+		if n, err := h.ring.Refresh(); err == nil {
+			return n
+		}
+		return 0
+	}
+	if !h.turn.Incref() {
+		return 0
+	}
+	defer h.turn.Decref()
+	defer s.ignoreFault(debug.SetPanicOnFault(true))
+	return h.ring.Outstanding()
+}
+
+// checkSpan says what is wrong with the length of a span.
+func (s *Stream) checkSpan(n int) error {
+	if n < 0 || n > s.size/2 {
+		return fmt.Errorf("length %d of a span is not from 0 to half the ring size, %d", n, s.size/2)
+	}
+	return nil
+}
+
+// Peek is Conn.Peek.
+func (s *Stream) Peek(n int) ([]byte, error) { return s.peekSpan(n, n) }
+
+// PeekAtLeast is Conn.PeekAtLeast.
+func (s *Stream) PeekAtLeast(n int) ([]byte, error) { return s.peekSpan(n, s.size/2) }
+
+// peekSpan waits for n bytes and returns those, and all others that there are
+// up to most.
+func (s *Stream) peekSpan(n, most int) (b []byte, err error) {
+	if err := s.checkSpan(n); err != nil {
+		return nil, err
+	}
+	h := &s.rx
+	if err := h.turn.Lock(); err != nil {
+		return nil, err
+	}
+	defer s.endCall(&h.half, debug.SetPanicOnFault(true), &err)
+	return h.peek(n, most)
+}
+
+// peek is peekSpan for whoever has the half.
+func (h *readHalf) peek(n, most int) ([]byte, error) {
+	h.leased = false
+	for {
+		if err := h.checkRead(n); err != nil {
+			if h.stop.Load()&(stopClosed|stopCorrupt) != 0 {
+				return nil, err
+			}
+			h.ack()
+			h.ring.Refresh() // which a deadline has kept checkRead from
+			return h.span(min(most, h.ring.Ready())), err
+		}
+		if h.ring.Ready() >= n {
+			if h.ring.Ready() < most {
+				if _, err := h.ring.Refresh(); err != nil {
+					return nil, h.s.corrupted(err)
+				}
+			}
+			return h.span(min(most, h.ring.Ready())), nil
+		}
+		h.s.await(&h.half)
+	}
+}
+
+func (h *readHalf) span(n int) []byte {
+	raceAcquire()
+	h.leased = n > 0
+	b := h.ring.Span(n)
+	return b[:len(b):len(b)]
+}
+
+var errNegative = errors.New("negative count")
+
+// Discard is Conn.Discard.
+func (s *Stream) Discard(n int) (done int, err error) {
+	if n < 0 {
+		return 0, errNegative
+	}
+	h := &s.rx
+	if err := h.turn.Lock(); err != nil {
+		return 0, err
+	}
+	defer s.endCall(&h.half, debug.SetPanicOnFault(true), &err)
+	err = h.discard(n, &done)
+	return done, err
+}
+
+// discard skips n bytes, and waits for them. It counts them in done, which is
+// 0.
+func (h *readHalf) discard(n int, done *int) error {
+	h.leased = false
+	for *done < n {
+		if err := h.checkRead(1); err != nil {
+			return err
+		}
+		m := min(n-*done, h.ring.Ready())
+		if m == 0 {
+			h.s.await(&h.half)
+			continue
+		}
+		h.ring.Skip(m)
+		if *done == 0 {
+			h.calls++
+		}
+		*done += m
+		if h.ring.AckDue() {
+			h.publish()
+		}
+	}
+	return h.closedErr()
+}

@@ -1,0 +1,201 @@
+//go:build linux
+
+package stream
+
+import (
+	"net"
+	"os"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"shmconn/internal/doorbell"
+	"shmconn/internal/ring"
+	"shmconn/internal/segment"
+	"shmconn/internal/turn"
+)
+
+// A Stream is what is behind a Conn: one end of two rings in one segment.
+//
+// Its methods are those of a Conn, and described there.
+type Stream struct {
+	cred     Cred
+	size     int           // of a ring
+	chunk    int           // bytes of a long Read or Write that are published at once
+	whole    int           // bytes of a Write that is not a long one
+	busyPoll time.Duration // 0 and above: then park
+	within   bool          // the peer is this process
+	cpu      atomic.Uint32 // as the peer knows it; see place
+	gen      uint32        // which connection over the segment this is, from 1
+
+	keep func(*Spare)  // what is left can be of use again; nil: it is closed
+	fate atomic.Uint32 // of what is left
+
+	seg    *segment.Segment
+	bell   *doorbell.Bell  // rung by the peer
+	ringer doorbell.Ringer // rings the peer
+
+	rx readHalf
+	tx writeHalf
+
+	ending  ending // see Done
+	closed  atomic.Bool
+	aborted atomic.Bool  // hang up without a word
+	open    atomic.Int32 // halves that are not released
+	corrupt atomic.Pointer[ring.Violation]
+}
+
+// A Cred is what the kernel says of a process.
+type Cred struct {
+	PID      int32
+	UID, GID uint32
+}
+
+// Trusted reports whether the process is of our own user or root, who can do
+// what they like with us anyway. A user that has no number in our user
+// namespace is none of them.
+func (c Cred) Trusted() bool {
+	const overflow = 65534 // kernel.overflowuid: who has no number
+	return c.UID == 0 || c.UID == uint32(os.Geteuid()) && c.UID != overflow
+}
+
+// A RingMem is the memory of a ring.
+type RingMem struct{ Header, Data []byte }
+
+const maxChunk = 128 << 10
+
+// New makes a stream of its parts, which it owns from now on. Until Connect it
+// can only be closed. busyPoll is how long its waits poll: less than 0 means
+// for ever.
+func New(c Cred, seg *segment.Segment, size int, bell *doorbell.Bell, ringer doorbell.Ringer, busyPoll time.Duration) *Stream {
+	s := &Stream{cred: c, size: size, seg: seg, bell: bell, ringer: ringer, busyPoll: busyPoll, gen: 1}
+	s.within = int(c.PID) == os.Getpid()
+	if c.Trusted() {
+		bell.Trust()
+		ringer.Trust()
+	}
+	s.chunk = min(size/4, maxChunk)
+	s.whole = min(size/2, maxChunk)
+	s.open.Store(2)
+	return s
+}
+
+// Cred returns what the kernel says of the peer.
+func (s *Stream) Cred() Cred { return s.cred }
+
+// RingSize returns how many bytes each direction holds.
+func (s *Stream) RingSize() int { return s.size }
+
+// Connect gives the stream its rings. The peer can have truncated them already.
+func (s *Stream) Connect(in, out RingMem) (err error) {
+	err = s.truncated()
+	defer s.ignoreFault(debug.SetPanicOnFault(true))
+	s.connect(ring.NewConsumer(ring.At(in.Header), in.Data, s.size, 0), ring.NewProducer(ring.At(out.Header), out.Data, s.size, 0))
+	return nil
+}
+
+func (s *Stream) connect(in ring.Consumer, out ring.Producer) {
+	s.rx.ring, s.tx.ring = in, out
+	s.tx.reserved = -1
+	s.rx.pauses = connPauses
+	s.rx.total, s.tx.total = s.rx.ring.Consumed, s.tx.ring.Written
+	s.rx.init(s, &s.tx.half, &s.rx, s.rx.ring.Own, s.rx.ring.Peer)
+	s.tx.init(s, &s.rx.half, &s.tx, s.tx.ring.Own, s.tx.ring.Peer)
+}
+
+// Close is Conn.Close.
+func (s *Stream) Close() error { return s.end(false) }
+
+// Abort is Conn.Abort: it ends the stream as the end of this process
+// would: the peer finds that it is gone, and not that it has closed.
+func (s *Stream) Abort() error { return s.end(true) }
+
+// end is Close, or Abort if it is mute. The first of them to come decides
+// which.
+func (s *Stream) end(mute bool) error {
+	if s.closed.Swap(true) {
+		return net.ErrClosed
+	}
+	if mute {
+		s.aborted.Store(true) // before any half can hang up because of this call
+	}
+	for _, h := range s.halves() {
+		h.deadline.Stop()
+		h.interrupt(stopClosed)
+	}
+	s.ending.stop()
+	s.flush()
+	turn.Close(&s.tx.turn, &s.rx.turn)
+	for _, h := range s.halves() {
+		h.turn.AwaitShut()
+	}
+	// Nobody rings any more. A Guard under way keeps the memory for as long as
+	// it likes, but not the end of the doorbell, by which the peer notices. If
+	// there is none, and the parts may be of use again, the last call to leave,
+	// which is on its way, decides.
+	if s.keep == nil || mute || s.rx.turn.Referenced() || s.tx.turn.Referenced() {
+		s.discard()
+	}
+	return nil
+}
+
+// Drop closes s unless it is closed, on a goroutine of its own: the garbage
+// collector's next cleanup need not wait for the peer's doorbell.
+func (s *Stream) Drop() {
+	if !s.closed.Load() {
+		go s.Close()
+	}
+}
+
+func (s *Stream) CloseRead() error { return s.shut(&s.rx.half) }
+
+func (s *Stream) CloseWrite() error { return s.shut(&s.tx.half) }
+
+func (s *Stream) shut(h *half) error {
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	h.interrupt(stopShut)
+	h.turn.RequestShut()
+	h.turn.AwaitShut()
+	return nil
+}
+
+func (s *Stream) SetDeadline(t time.Time, read, write bool) error {
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	if read {
+		s.rx.setDeadline(t)
+	}
+	if write {
+		s.tx.setDeadline(t)
+	}
+	return nil
+}
+
+func (s *Stream) halves() [2]*half { return [...]*half{&s.tx.half, &s.rx.half} }
+
+// discard gives up the end of the peer's doorbell, unless that is another
+// stream's by now.
+func (s *Stream) discard() {
+	if s.fate.CompareAndSwap(undecided, discarded) {
+		s.ringer.Close()
+	}
+}
+
+// release is called for each half when nobody is in it any more and nobody gets
+// in.
+func (s *Stream) release() {
+	if s.open.Add(-1) > 0 || s.spare() {
+		return
+	}
+	s.fate.Store(discarded)
+	if s.rx.leased || s.tx.leased {
+		s.seg.Abandon()
+	} else {
+		s.seg.Close()
+	}
+	s.bell.Close()
+	s.ringer.Close()
+}

@@ -1,0 +1,92 @@
+package turn
+
+import (
+	"shmconn/internal/dekker"
+)
+
+// A holder of the lock that keeps it for many calls, of one goroutine, lends
+// the turn to that goroutine. Between two of its calls the goroutine may be
+// anywhere, and for long: so whoever wants something of the holder then does it
+// in its place. Only the calls themselves, between Enter and Leave, exclude
+// that. They cost no fence.
+//
+// Enter stores that a call is inside and then loads the state; Leave stores
+// that none is and then loads the state. Others change the state, call Barrier,
+// and then look whether a call is inside: if not, none gets in without seeing
+// the state; and if so, that call sees the state when it leaves.
+
+// Lend lends the turn, whose lock the caller has, to its goroutine, until
+// Reclaim.
+func (t *Turn) Lend() {
+	t.lent.Store(true)
+	if t.state.Load()&shut != 0 { // by who found the lock taken, and not lent
+		t.serveLent()
+	}
+}
+
+// Reclaim ends Lend, whether or not a call is inside: the caller has the lock
+// as before, and gives it back by Unlock.
+func (t *Turn) Reclaim() {
+	t.lending.Lock()
+	defer t.lending.Unlock()
+	t.lent.Store(false)
+	t.call.Leave()
+}
+
+// Enter starts a call by the goroutine that the turn was lent to.
+func (t *Turn) Enter() {
+	t.call.Enter() // sync: lend
+	if t.state.Load()&(shut|closed|visited) != 0 {
+		t.enterSlow()
+	}
+}
+
+// enterSlow waits until what others do in the holder's place is done, and does
+// what they may have left to this call.
+func (t *Turn) enterSlow() {
+	t.call.Leave()
+	t.serveLent()
+	t.lending.Lock()
+	defer t.lending.Unlock()
+	t.call.Enter() // seen by whoever has lending after us
+}
+
+// Leave ends a call.
+func (t *Turn) Leave() {
+	t.call.Leave() // sync: lend
+	if t.state.Load()&shut != 0 {
+		t.serveLent()
+	}
+}
+
+// serveLent hangs up, if that is wanted, in the place of the goroutine that the
+// turn is lent to, unless this is in a call: then it does so when it leaves.
+func (t *Turn) serveLent() {
+	t.lending.Lock()
+	defer t.lending.Unlock()
+	dekker.Barrier() // sync: lend
+	if !t.lent.Load() || t.call.Inside() || t.state.Load()&shut == 0 {
+		return
+	}
+	t.owner.HangUp()
+	t.state.And(^uint32(shut))
+	t.hungUp.Notify()
+}
+
+// Visit calls f with the right to what the holder owns, if the turn is lent and
+// no call is inside, and reports whether it has.
+func (t *Turn) Visit(f func()) bool {
+	if !t.lent.Load() {
+		return false
+	}
+	t.lending.Lock()
+	defer t.lending.Unlock()
+	t.state.Or(visited)
+	defer t.state.And(^uint32(visited))
+	dekker.Barrier() // sync: lend
+	if !t.lent.Load() || t.call.Inside() {
+		return false
+	}
+	f()
+	return true
+}

@@ -1,0 +1,88 @@
+package wait
+
+import (
+	"os"
+	"runtime"
+	"runtime/metrics"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// visitEvery is how often a goroutine that polls has the runtime look after the
+// network, while no P is idle. A visit takes 1.1 us, so this is one in a
+// hundred.
+const visitEvery = 100 * time.Microsecond
+
+// A visitor has the runtime's scheduler look after the network.
+//
+// The scheduler does so when it finds nothing to run, and its monitor does so
+// every 10 ms. A goroutine that polls is always there to be run: when
+// goroutines keep all Ps busy, sockets, pipes and parked connections wait for
+// the monitor. So one that polls makes a descriptor of its own readable and
+// sleeps until the scheduler finds that out, along with everything else that
+// has happened.
+type visitor struct {
+	last atomic.Int64 // when the last visit was
+
+	mu      sync.Mutex // held during a visit; guards the following
+	file    *os.File
+	raw     syscall.RawConn
+	written bool
+	read    func(fd uintptr) bool
+	running []metrics.Sample
+}
+
+// open makes v ready for visits. Without descriptors there are none.
+func (v *visitor) open() {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return
+	}
+	f := os.NewFile(uintptr(fd), "visits of the network")
+	raw, err := f.SyscallConn()
+	if err != nil || f.SetReadDeadline(time.Time{}) != nil { // it cannot be polled
+		f.Close()
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.file, v.raw = f, raw
+	v.running = []metrics.Sample{{Name: "/sched/goroutines/running:goroutines"}}
+	v.read = func(fd uintptr) bool {
+		var count [8]byte
+		if v.written {
+			unix.Read(int(fd), count[:])
+			return true
+		}
+		count[0] = 1 // whichever byte that is, the count is not 0
+		_, err := unix.Write(int(fd), count[:])
+		v.written = err == nil
+		return err != nil
+	}
+}
+
+// visit visits, if it is time to, nobody else does and no P is idle.
+func (v *visitor) visit(now time.Duration) {
+	last := v.last.Load()
+	if now-time.Duration(last) < visitEvery || !v.last.CompareAndSwap(last, int64(now)) || !v.mu.TryLock() {
+		return
+	}
+	defer v.mu.Unlock()
+	if v.raw == nil || !v.busy() {
+		return
+	}
+	v.written = false
+	v.raw.Read(v.read)
+	runtime.Gosched() // what the scheduler has found runs before we go on
+}
+
+// busy reports whether all Ps run goroutines.
+func (v *visitor) busy() bool {
+	metrics.Read(v.running)
+	value := v.running[0].Value
+	return value.Kind() == metrics.KindUint64 && value.Uint64() >= uint64(runtime.GOMAXPROCS(0))
+}

@@ -1,6 +1,0 @@
-//go:build !(mips || mipsle || (arm && !arm.7))
-
-package shmconn
-
-// lockFree says whether 64-bit atomics are the processor's own.
-const lockFree = true

@@ -1,6 +1,0 @@
-//go:build !race
-
-package shmconn
-
-func raceRelease() {}
-func raceAcquire() {}
