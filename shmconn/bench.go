@@ -1,21 +1,17 @@
 package main
 
 import (
+	"fmt"
+
 	"shmconn/internal/bench/cli"
 )
 
 // A benchCmd hands its arguments to the bench, whose flags also have a single dash.
 type benchCmd struct {
-	Args []string `arg:"" optional:"" help:"Flags of the bench: see shmconn bench -h."`
+	Args []string `arg:"" optional:"" help:"Flags of the bench."`
 }
 
-func (c *benchCmd) Help() string {
-	return `Its flags may have one dash or two; "shmconn bench -h" lists them.
-
-Example: the round trips alone, with charts.
-
-    shmconn bench -run roundtrip -html roundtrip.html`
-}
+func (c *benchCmd) Help() string { return fmt.Sprintf(cli.Text, "shmconn bench") }
 
 func (c *benchCmd) Run(s stdio) error {
 	return exit(new(cli.Command).Main(c.Args, s.out, s.err))

@@ -19,7 +19,7 @@ import (
 type catCmd struct {
 	Name   string `arg:"" predictor:"name" help:"Name of the listener."`
 	Listen bool   `short:"l" help:"Listen on NAME and take one connection, instead of connecting to it."`
-	Keep   bool   `short:"k" help:"With -l: take one connection after another, until interrupted. Standard input is not read: it could go to one of them only."`
+	Keep   bool   `short:"k" help:"With -l: take one connection after the other, until interrupted. Standard input is not read, because it could go to one of them only."`
 
 	waitFlags
 	pollFlags
@@ -28,16 +28,19 @@ type catCmd struct {
 }
 
 func (c *catCmd) Help() string {
-	return `The end of standard input closes that direction only: what comes back is still written,
-until the peer ends, too. On a terminal, and with -k, the peer's end is enough.
+	return `The end of standard input closes that direction only: cat goes on writing what
+comes back until the peer ends, too. On a terminal, and with -k, the end of the
+peer is enough.
 
-The exit status is 0 if all was written to the connection and the peer ended in order, 1 if not. An
-interrupted cat does not end in order either: its peer is told that it died.
+The exit status is 0 if everything was written to the connection and the peer
+ended in order, and 1 if not. A cat that is interrupted, or cannot write its
+output, aborts the connection: its peer gets an error, and does not take a part
+for the whole.
 
 Example:
 
     shmconn cat -l feed >copy &
-    shmconn cat --wait 5s feed <file`
+    shmconn cat --wait 5 feed <file`
 }
 
 func (c *catCmd) Validate() error {
@@ -53,7 +56,7 @@ func (c *catCmd) Validate() error {
 func (c *catCmd) Run(ctx context.Context, s stdio) error {
 	stayAwake()
 	if !c.Listen {
-		conn, err := dialWait(ctx, c.dialer(c.pollFlags), c.Name, c.Wait)
+		conn, err := c.limit(c.dialer(c.pollFlags)).DialConn(ctx, c.Name)
 		if err != nil {
 			return err
 		}
@@ -68,8 +71,9 @@ func (c *catCmd) Run(ctx context.Context, s stdio) error {
 	if c.Keep {
 		s.in = nil
 	}
+	a := &acceptor{Listener: l, say: func(err error) { say(s, err) }}
 	for {
-		conn, err := l.AcceptConn()
+		conn, err := a.next(ctx)
 		if ctx.Err() != nil {
 			return interrupted(c.Keep)
 		}
@@ -77,19 +81,17 @@ func (c *catCmd) Run(ctx context.Context, s stdio) error {
 			return err
 		}
 		if !c.Keep {
-			l.Close() // who comes later is refused at once
-			return cat(ctx, conn, s)
+			l.Close() // those that dial later are refused at once
+			return cat(ctx, conn.(*shmconn.Conn), s)
 		}
-		switch err := cat(ctx, conn, s); {
+		switch err := cat(ctx, conn.(*shmconn.Conn), s); {
 		case ctx.Err() != nil:
 			return interrupted(c.Keep)
 		case errors.As(err, new(outputError)):
 			return err
 		case err != nil:
-			say(s, err) // the next one may do better
-			conn.Close()
+			say(s, err) // the next connection may do better
 		}
-		unclosed = nil
 	}
 }
 
@@ -107,17 +109,13 @@ type outputError struct{ error }
 
 func (e outputError) Unwrap() error { return e.error }
 
-// unclosed are connections that end with this process. A Conn that nobody holds would be
-// closed by the garbage collector.
-var unclosed []*shmconn.Conn
-
-// cat copies s.in to conn and conn to s.out, until both have ended. If s.in is nil it does the
-// latter only, and leaves s.out open for the next connection.
+// cat copies s.in to conn and conn to s.out, until both have ended. If s.in is
+// nil, cat only does the latter, and leaves s.out open for the next connection.
 //
-// When something goes wrong it leaves conn open: the end of this process tells the peer that
-// it did not get all, which an end in order would hide.
+// When something goes wrong, cat aborts conn: the peer must not take a part for
+// the whole.
 func cat(ctx context.Context, conn *shmconn.Conn, s stdio) error {
-	unclosed = append(unclosed, conn)
+	defer conn.Abort() // does nothing once conn is closed
 	in := &input{r: s.in}
 	sent, received := make(chan error, 1), make(chan error, 1)
 	keep := s.in == nil

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -42,13 +43,49 @@ type process struct {
 	*exec.Cmd
 	in     io.WriteCloser
 	out    io.ReadCloser
-	stderr bytes.Buffer
+	stderr *transcript
+}
+
+// A transcript is what a process says, in full, and line by line.
+type transcript struct {
+	mu    sync.Mutex
+	b     bytes.Buffer
+	lines chan string // the first 1000
+	sent  int         // bytes of b that lines has had
+}
+
+func (r *transcript) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.b.Write(b)
+	for {
+		line, _, whole := strings.Cut(r.b.String()[r.sent:], "\n")
+		if !whole {
+			return len(b), nil
+		}
+		r.sent += len(line) + 1
+		select {
+		case r.lines <- line:
+		default:
+		}
+	}
+}
+
+func (r *transcript) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.b.String()
 }
 
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{Cmd: exec.Command("shmconn", args...)}
-	p.Stderr = &p.stderr
+	return startProgram(t, "shmconn", args...)
+}
+
+func startProgram(t *testing.T, name string, args ...string) *process {
+	t.Helper()
+	p := &process{Cmd: exec.Command(name, args...), stderr: &transcript{lines: make(chan string, 1000)}}
+	p.Stderr = p.stderr
 	var err error
 	if p.in, err = p.StdinPipe(); err == nil {
 		p.out, err = p.StdoutPipe()
@@ -120,7 +157,7 @@ func TestCatBadEnd(t *testing.T) {
 			if b, err := io.ReadAll(to.out); err != nil || len(b) > 0 {
 				t.Errorf("%q, %v", b, err)
 			}
-			to.end(t, 1, "connection reset by peer\n  the peer's process ended without closing")
+			to.end(t, 1, "connection reset by peer\n  the peer died, or cut the connection off")
 			if sig == syscall.SIGKILL {
 				from.end(t, -1, "")
 			} else {
@@ -137,7 +174,7 @@ func TestCatBadEnd(t *testing.T) {
 			t.Error(err)
 		}
 		c.Close()
-		from.end(t, 1, "broken pipe\n  the peer closed, or ended, before it had read all")
+		from.end(t, 1, "broken pipe\n  the peer closed, or died, before it had read everything")
 	})
 	t.Run("output", func(t *testing.T) {
 		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)

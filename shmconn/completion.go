@@ -24,9 +24,9 @@ type completionCmd struct {
 }
 
 func (c *completionCmd) Help() string {
-	return `Names of listeners are completed, too.
+	return `What it prints completes commands, flags and the names of listeners.
 
-Example: for now; to have it always, put the line into ~/.bashrc.
+Example: for this shell only. For every shell, put the line into ~/.bashrc.
 
     source <(shmconn completion bash)
 
@@ -51,7 +51,7 @@ func complete(parser *kong.Kong, out io.Writer) {
 	}
 	bench := command.Sub["bench"]
 	bench.Flags = posener.Flags{}
-	cli.Flags().VisitAll(func(f *flag.Flag) { bench.Flags["-"+f.Name] = nil })
+	cli.Flags().VisitAll(func(f *flag.Flag) { bench.Flags["-"+f.Name], bench.Flags["--"+f.Name] = nil, nil })
 	command.Sub["bench"] = bench
 
 	var answers bytes.Buffer

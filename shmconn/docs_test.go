@@ -5,9 +5,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"shmconn/internal/inspect"
 )
 
 var update = flag.Bool("update", false, "write docs/help.md anew")
@@ -23,7 +26,7 @@ func help(t *testing.T, command string) string {
 	if code := run(t.Context(), args, stdio{nil, &stdout, &stderr}); code != 0 {
 		t.Fatalf("shmconn %s: exit status %d, %s", args, code, stderr.String())
 	}
-	return stdout.String() + stderr.String() // bench's is on the latter
+	return stdout.String()
 }
 
 // TestHelp checks that every command says what it is for, with an example.
@@ -39,9 +42,6 @@ func TestHelp(t *testing.T) {
 			if f.Help == "" {
 				t.Errorf("%s: --%s has no help", n.Name, f.Name)
 			}
-		}
-		if n.Passthrough {
-			continue // says it in its own way
 		}
 		text := help(t, n.Name)
 		for _, line := range strings.Split(text, "\n") {
@@ -100,6 +100,38 @@ func TestManualPage(t *testing.T) {
 			if !strings.Contains(section, "\n.B "+roff(a.Summary())+"\n") {
 				t.Errorf("the page has no %s of %s", a.Name, n.Name)
 			}
+		}
+	}
+}
+
+// TestInspectPage checks that docs/inspect.md explains every field of the JSON,
+// every state, and everything that an end can do.
+func TestInspectPage(t *testing.T) {
+	b, err := os.ReadFile("../docs/inspect.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(b)
+	for _, v := range []any{inspect.Snapshot{}, inspect.Listener{}, inspect.Conn{}, inspect.Process{}, inspect.Flow{}, rated{}} {
+		typ := reflect.TypeOf(v)
+		for f := range typ.Fields() {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if name != "" && !strings.Contains(page, "`"+name+"`") {
+				t.Errorf("no field %s of %v", name, typ)
+			}
+		}
+	}
+	for _, s := range []inspect.State{
+		inspect.Listening, inspect.Stale, inspect.Waiting, inspect.Established, inspect.HalfClosed,
+		inspect.PeerClosed, inspect.PeerGone, inspect.Corrupt, inspect.Unknown,
+	} {
+		if !strings.Contains(page, "\n| "+string(s)+" | ") {
+			t.Errorf("no state %s", s)
+		}
+	}
+	for _, a := range []inspect.Activity{inspect.Awake, inspect.Parked, inspect.Blocked, inspect.Full, inspect.Closed} {
+		if !strings.Contains(page, "\n| "+string(a)+" | ") {
+			t.Errorf("no activity %s", a)
 		}
 	}
 }

@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"strings"
-	"syscall"
-	"time"
 
 	"shmconn"
 )
@@ -18,38 +15,6 @@ type conn interface {
 	net.Conn
 	CloseRead() error
 	CloseWrite() error
-}
-
-// dialName dials the listener on name.
-func dialName(ctx context.Context, d *shmconn.Dialer, name string) (*shmconn.Conn, error) {
-	if strings.Contains(name, ":") {
-		return nil, fmt.Errorf("dial shm %s: a name has no colon", name) // DialContext would take it for a port
-	}
-	c, err := d.DialContext(ctx, "shm", name)
-	if err != nil {
-		return nil, err
-	}
-	return c.(*shmconn.Conn), nil
-}
-
-// dialWait dials name, and while nobody listens tries again, for as long as wait says.
-func dialWait(ctx context.Context, d *shmconn.Dialer, name string, wait time.Duration) (*shmconn.Conn, error) {
-	if wait > 0 {
-		limited, cancel := context.WithTimeout(ctx, wait)
-		defer cancel()
-		ctx = limited
-	}
-	for {
-		c, err := dialName(ctx, d, name)
-		if err == nil || wait <= 0 || !errors.Is(err, syscall.ECONNREFUSED) {
-			return c, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, err // which says more than that time is up
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
 }
 
 // An endpoint is where a proxy listens, or what it connects to.
@@ -95,7 +60,7 @@ func (e endpoint) listen(lc *shmconn.ListenConfig) (net.Listener, error) {
 // dial connects to e.
 func (e endpoint) dial(ctx context.Context, d *shmconn.Dialer) (conn, error) {
 	if e.net == "shm" {
-		return dialName(ctx, d, e.addr)
+		return d.DialConn(ctx, e.addr)
 	}
 	c, err := new(net.Dialer).DialContext(ctx, e.net, e.addr)
 	if err != nil {

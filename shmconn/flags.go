@@ -25,19 +25,37 @@ func (b *bytesFlag) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// A seconds is a time, written like 0.5 or 500ms.
+// A seconds is a length of time, written like 0.5 or 500ms.
 type seconds time.Duration
 
 func (d *seconds) UnmarshalText(text []byte) error {
-	t, err := time.ParseDuration(string(text))
-	if err != nil {
-		t, err = time.ParseDuration(string(text) + "s")
-	}
-	if err != nil {
-		return errors.New("must be a time such as 0.5, which is seconds, or 500ms")
+	t, err := parseTime(string(text))
+	if err == nil && t < 0 {
+		return errors.New("must not be negative")
 	}
 	*d = seconds(t)
-	return nil
+	return err
+}
+
+// A pollTime is a seconds that may be negative.
+type pollTime time.Duration
+
+func (d *pollTime) UnmarshalText(text []byte) error {
+	t, err := parseTime(string(text))
+	*d = pollTime(t)
+	return err
+}
+
+// parseTime reads a time. A bare number is in seconds.
+func parseTime(text string) (time.Duration, error) {
+	t, err := time.ParseDuration(text)
+	if err != nil {
+		t, err = time.ParseDuration(text + "s")
+	}
+	if err != nil {
+		return 0, errors.New("must be a time such as 0.5, which is seconds, or 500ms")
+	}
+	return t, nil
 }
 
 // A modeFlag is permission bits in octal digits.
@@ -54,32 +72,40 @@ func (m *modeFlag) UnmarshalText(text []byte) error {
 
 // listenFlags are the flags of a command that listens.
 type listenFlags struct {
-	RingSize  bytesFlag `help:"Bytes that each direction of a connection holds, a power of two; default 256KiB." placeholder:"SIZE"`
-	Mode      modeFlag  `help:"Who may connect, as permission bits: 600, the default, 660 or 666." placeholder:"BITS"`
-	Anonymous bool      `help:"Take the memory of connections from the process instead of /dev/shm."`
+	RingSize  bytesFlag `help:"Size of the ring of each direction of a connection, a power of two. Default 256KiB." placeholder:"SIZE"`
+	Mode      modeFlag  `help:"Permission bits that say who may connect: 600, which is the default, 660 or 666." placeholder:"BITS"`
+	Anonymous bool      `help:"Take the memory of connections from the process, not from /dev/shm."`
 }
 
 // dialFlags are the flags of a command that dials.
 type dialFlags struct {
-	UID []uint32 `name:"uid" help:"Also connect to a listener that runs as the user UID, not only to one's own and root's." placeholder:"UID"`
+	UID []uint32 `name:"uid" help:"Also connect to a listener of the user UID, not only to your own and root's." placeholder:"UID"`
 }
 
 // pollFlags are the flags of a command that has connections.
 type pollFlags struct {
-	BusyPoll time.Duration `help:"How long a wait polls before it sleeps; 1ns: not at all; less than 0: it never sleeps. Default 300us." placeholder:"D"`
+	BusyPoll pollTime `help:"Poll for D before a wait sleeps. 1ns: do not poll. Less than 0: never sleep. Default 300us." placeholder:"D"`
 }
 
 // waitFlags are the flags of a command that dials once.
 type waitFlags struct {
-	Wait time.Duration `help:"Wait up to D for somebody to listen, and to accept when too many wait already." placeholder:"D"`
+	Wait seconds `help:"Wait up to D, in seconds or like 500ms, for a listener, and for room in its backlog." placeholder:"D"`
 }
 
 func (f listenFlags) config(p pollFlags) *shmconn.ListenConfig {
-	return &shmconn.ListenConfig{RingSize: int(f.RingSize), Mode: fs.FileMode(f.Mode), Anonymous: f.Anonymous, BusyPoll: p.BusyPoll}
+	return &shmconn.ListenConfig{RingSize: int(f.RingSize), Mode: fs.FileMode(f.Mode), Anonymous: f.Anonymous, BusyPoll: time.Duration(p.BusyPoll)}
+}
+
+// limit has d wait as the flag says: in all, whatever it waits for.
+func (f waitFlags) limit(d *shmconn.Dialer) *shmconn.Dialer {
+	if f.Wait != 0 {
+		d.Wait, d.Timeout = -1, time.Duration(f.Wait)
+	}
+	return d
 }
 
 func (f dialFlags) dialer(p pollFlags) *shmconn.Dialer {
-	d := &shmconn.Dialer{BusyPoll: p.BusyPoll}
+	d := &shmconn.Dialer{BusyPoll: time.Duration(p.BusyPoll)}
 	if len(f.UID) > 0 {
 		own := uint32(os.Getuid())
 		d.AllowUID = func(uid uint32) bool { return uid == own || uid == 0 || slices.Contains(f.UID, uid) }

@@ -13,26 +13,34 @@ import (
 )
 
 type lsCmd struct {
-	Name string `arg:"" optional:"" predictor:"name" help:"List this name alone; or, if it ends in a slash, what is in this directory."`
+	Name string `arg:"" optional:"" predictor:"name" help:"List this name only, or what is in this directory."`
 	JSON bool   `name:"json" help:"Print JSON."`
 }
 
 func (c *lsCmd) Help() string {
-	return `For each name it lists the listener, and the connections that the caller may see: root all,
-others those of their own processes, and of a connection with another user's process their
-own end. Arrows point from the dialer to the acceptor and back. Of what is waiting to be read
-up to a quarter of the ring may have been read already: a reader tells of it a quarter at a
-time, and before it waits.
+	return `Lists the listener of each name, and the connections that you may see: root sees
+all; other users see those of their own processes, and their own end of a
+connection with another user's process. Arrows point from the dialer to the
+acceptor, and back. Of WAITING, up to a quarter of the ring may have been read
+already: a reader reports what it has read a quarter of the ring at a time, and
+before it waits.
 
-STATE is listening, stale (left by a process that died: "shmconn rm" removes it), waiting
-(dialed and not seen to be accepted), established, half closed, peer closed, peer gone (died
-without closing), corrupt or unknown.
+STATE is listening, stale (left by a process that died; "shmconn rm" removes
+it), waiting (dialed and not seen to be accepted), established, half closed,
+peer closed, spare (both ends have closed, and keep it for their next
+connection), peer gone (died without closing), corrupt or unknown.
 
-ENDS says what the dialer and the acceptor do: parked (asleep until there is something to
-read), blocked (asleep until there is room to write), full (awake, and there is no room to
-write), awake. Whether one that is awake polls or does something else cannot be seen.
+ENDS says what the dialer and the acceptor do: parked (asleep until there is
+something to read), blocked (asleep until there is room to write), full (awake,
+and there is no room to write) or awake. Whether an end that is awake polls or
+computes cannot be seen. An end that sleeps says why it does not poll: never
+polls (its BusyPoll is below a microsecond), long gaps (its waits are longer
+than BusyPoll), cores wanted (other processes want the processors), same core
+(the peer needs the processor that it is on), no news (it has polled for as long
+as BusyPoll).
 
-Looking disturbs nobody: all is opened for reading only, and no lock is taken.
+A NAME with a slash that is a directory lists what is in there. ls reads only,
+takes no lock, and disturbs no connection.
 
 Example:
 
@@ -59,7 +67,7 @@ func (c *lsCmd) Run(s stdio) error {
 		return err
 	}
 	if snap.Hidden > 0 && terminal(s.out) && !c.JSON {
-		fmt.Fprintf(s.err, "%d processes may not be looked into: root sees all\n", snap.Hidden)
+		fmt.Fprintf(s.err, "%d processes are hidden: you may not look into them; root may\n", snap.Hidden)
 	}
 	if c.Name != "" && len(snap.Listeners)+len(snap.Conns) == 0 {
 		return fmt.Errorf("ls %s: nobody listens, and no connection is seen", c.Name)

@@ -1,5 +1,5 @@
-// Command shmconn shows connections over shared memory, measures them, and carries
-// them to where they could not go by themselves.
+// Command shmconn shows connections over shared memory, measures them, and
+// carries them to programs and machines that only speak sockets.
 package main
 
 import (
@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/alecthomas/kong"
 
 	"shmconn/internal/bench"
 )
@@ -21,21 +23,27 @@ import (
 type commandLine struct {
 	Ls         lsCmd         `cmd:"" help:"List listeners and connections."`
 	Top        topCmd        `cmd:"" help:"Show listeners and connections live."`
-	Rm         rmCmd         `cmd:"" help:"Remove what listeners and dialers that died have left."`
+	Rm         rmCmd         `cmd:"" help:"Remove what listeners and dialers have left that died."`
 	Cat        catCmd        `cmd:"" help:"Copy standard input to a connection, and the connection to standard output."`
 	Proxy      proxyCmd      `cmd:"" help:"Carry connections between shared memory, Unix sockets and TCP."`
-	Ping       pingCmd       `cmd:"" help:"Measure round trips to shmconn pong."`
-	Pong       pongCmd       `cmd:"" help:"Listen, and send back whatever comes."`
-	Bench      benchCmd      `cmd:"" passthrough:"" help:"Measure connections beside sockets, pipes and the limits of the machine."`
-	Completion completionCmd `cmd:"" help:"Print what makes a shell complete the command line."`
+	Ping       pingCmd       `cmd:"" help:"Measure round trips to \"shmconn pong\"."`
+	Pong       pongCmd       `cmd:"" help:"Listen, and send back whatever arrives."`
+	Bench      benchCmd      `cmd:"" passthrough:"" help:"Compare connections with sockets, pipes and the limits of the machine."`
+	Doctor     doctorCmd     `cmd:"" help:"Report what of this machine matters to connections."`
+	Completion completionCmd `cmd:"" help:"Print the script that makes a shell complete the command line."`
 	Man        manCmd        `cmd:"" help:"Print the manual page."`
+
+	Version kong.VersionFlag `hidden:"" help:"Print the version."`
 }
 
 func (commandLine) Help() string {
-	return `A NAME without a slash lives in the directory $SHMCONN_DIR, or /dev/shm; one with a slash
-says the directory, too.
+	return `A NAME without a slash is in the directory $SHMCONN_DIR, or /dev/shm where that
+is not set; a NAME with a slash says its directory.
 
-The exit status is 0, 1 if something failed, or 2 if the command line makes no sense.`
+A time D is in seconds, or has a unit: 2, 0.5, 500ms, 1m.
+
+The exit status is 0, 1 if something failed, or 2 if the command line makes no
+sense. "shmconn --version" prints the version.`
 }
 
 // stdio is what a command reads and writes.

@@ -10,6 +10,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"shmconn/internal/bench/cli"
+	"shmconn/internal/version"
 )
 
 type manCmd struct{}
@@ -33,7 +34,7 @@ type page struct{ *strings.Builder }
 
 func (p page) write(app *kong.Application) {
 	name := strings.ToUpper(app.Name)
-	fmt.Fprintf(p, ".TH %s 1\n.SH NAME\n%s \\- %s\n", name, app.Name, roff(strings.TrimSuffix(app.Help, ".")))
+	fmt.Fprintf(p, ".TH %s 1 \"\" \"%s %s\"\n.SH NAME\n%s \\- %s\n", name, app.Name, version.Version, app.Name, roff(strings.TrimSuffix(app.Help, ".")))
 	fmt.Fprintf(p, ".SH SYNOPSIS\n.B %s\n.I command\n[flags]\n", app.Name)
 	p.WriteString(".SH DESCRIPTION\n")
 	p.text(app.Detail)
@@ -64,8 +65,8 @@ func (p page) item(name, help string) {
 
 func (p page) benchFlags() {
 	cli.Flags().VisitAll(func(f *flag.Flag) {
-		value, help := flag.UnquoteUsage(f)
-		p.item(strings.TrimSpace("-"+f.Name+" "+value), help)
+		_, help := flag.UnquoteUsage(f)
+		p.item(cli.Name(f), cli.Sentence(help))
 	})
 }
 

@@ -20,10 +20,10 @@ import (
 type pingCmd struct {
 	Name     string    `arg:"" predictor:"name" help:"Name that \"shmconn pong\" listens on."`
 	Count    int       `short:"c" help:"Stop after N round trips. 0: when interrupted." placeholder:"N"`
-	Interval seconds   `short:"i" help:"Start a round trip every D, in seconds or like 10ms. Default 1." default:"1" placeholder:"D"`
-	Flood    bool      `short:"f" help:"Start the next round trip when one has ended, and print only the statistics."`
-	Size     bytesFlag `short:"s" help:"Send SIZE bytes, and wait for as many. Default 64." default:"64" placeholder:"SIZE"`
-	Deadline seconds   `short:"w" help:"Stop after D, in seconds or like 10ms." placeholder:"D"`
+	Interval seconds   `short:"i" help:"Start a round trip every D, in seconds or like 500ms. Default 1." default:"1" placeholder:"D"`
+	Flood    bool      `short:"f" help:"Flood: start a round trip as soon as the one before has ended, and print only the statistics."`
+	Size     bytesFlag `short:"s" help:"Send SIZE bytes, and wait for as many to come back. Default 64." default:"64" placeholder:"SIZE"`
+	Deadline seconds   `short:"w" help:"Stop after D, in seconds or like 500ms." placeholder:"D"`
 	Quiet    bool      `short:"q" help:"Print only the statistics."`
 	JSON     bool      `name:"json" help:"Print only the statistics, as JSON."`
 
@@ -33,10 +33,11 @@ type pingCmd struct {
 }
 
 func (c *pingCmd) Help() string {
-	return `Ctrl-C ends it, and prints the statistics. The exit status is 1 if no answer came, one
-was wrong, or the peer ended.
+	return `Ctrl-C ends it; then it prints the statistics. The exit status is 1 if no answer
+came, an answer was wrong, or the peer ended.
 
-Example: how long a round trip takes, and with processors that have just slept.
+Example: round trips one after the other, and one a second, for which the
+processors have to wake up.
 
     shmconn pong echo &
     shmconn ping -f -c 1000000 echo
@@ -47,8 +48,6 @@ func (c *pingCmd) Validate() error {
 	switch {
 	case c.Count < 0:
 		return errors.New("-c is negative")
-	case c.Interval < 0 || c.Deadline < 0:
-		return errors.New("a time is negative")
 	case c.Size < 1:
 		return errors.New("-s must be at least 1")
 	}
@@ -56,7 +55,7 @@ func (c *pingCmd) Validate() error {
 }
 
 func (c *pingCmd) Run(ctx context.Context, s stdio) error {
-	conn, err := dialWait(ctx, c.dialer(c.pollFlags), c.Name, c.Wait)
+	conn, err := c.limit(c.dialer(c.pollFlags)).DialConn(ctx, c.Name)
 	if err != nil {
 		return err
 	}

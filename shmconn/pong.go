@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"net"
 	"sync"
 )
 
@@ -14,8 +15,8 @@ type pongCmd struct {
 }
 
 func (c *pongCmd) Help() string {
-	return `It answers any number of pings at the same time, until interrupted: whatever comes it
-sends back.
+	return `It sends back whatever arrives, to any number of pings at the same time, until it
+is interrupted.
 
 Example:
 
@@ -27,22 +28,27 @@ func (c *pongCmd) Run(ctx context.Context, s stdio) error {
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	defer l.Close()
 	var answering sync.WaitGroup
 	defer answering.Wait()
+	defer l.Close()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	a := &acceptor{Listener: l, say: func(err error) { say(s, err) }}
 	for {
-		conn, err := l.AcceptConn()
+		conn, err := a.next(ctx)
 		if ctx.Err() != nil {
 			return interrupted(true)
 		}
 		if err != nil {
-			return err
+			say(s, err) // at once: the connections that are there go on
+			return status(1)
 		}
-		answering.Go(func() {
-			defer conn.Close()
-			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			io.Copy(conn, conn) // the other end sees how it ended
-		})
+		answering.Go(func() { answer(ctx, conn) })
 	}
+}
+
+// answer sends back what arrives on conn, until that ends or ctx does.
+func answer(ctx context.Context, conn net.Conn) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	io.Copy(conn, conn) // the peer sees how it ended
 }

@@ -11,11 +11,9 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -268,51 +266,6 @@ func TestProxyServerStopsReading(t *testing.T) {
 	}
 }
 
-// A client that dies: a socket's closes, and so does one over shared memory; a reset of
-// TCP is one at the other end, too.
-func TestProxyClientDies(t *testing.T) {
-	for _, to := range kinds {
-		t.Run("shm-"+to, func(t *testing.T) {
-			begun, got := make(chan bool, 1), make(chan error, 1)
-			server := serve(t, to, func(c conn) {
-				io.ReadFull(c, make([]byte, 5))
-				begun <- true
-				_, err := c.Read(make([]byte, 1))
-				got <- err
-			})
-			p := startProxy(t, spot(t, "shm"), server)
-			client := start(t, "cat", p.at.addr)
-			io.WriteString(client.in, "hello")
-			<-begun
-			client.Process.Kill()
-			client.end(t, -1, "")
-			if err := <-got; err != io.EOF {
-				t.Errorf("the server reads %v, want EOF", err)
-			}
-			if e := await(t, p.log, "ended"); e.Up != 5 || e.Level != "WARN" || !strings.Contains(e.Error, "connection reset") {
-				t.Errorf("the log has %+v", e)
-			}
-		})
-	}
-	t.Run("tcp-tcp", func(t *testing.T) {
-		begun, got := make(chan bool, 1), make(chan error, 1)
-		server := serve(t, "tcp", func(c conn) {
-			c.Read(make([]byte, 1))
-			begun <- true
-			_, err := c.Read(make([]byte, 1))
-			got <- err
-		})
-		c := dial(t, startProxy(t, spot(t, "tcp"), server).at)
-		c.Write([]byte{1})
-		<-begun
-		c.(*net.TCPConn).SetLinger(0)
-		c.Close()
-		if err := <-got; !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("the server reads %v, want a reset", err)
-		}
-	})
-}
-
 // With --max that many connections are carried at a time, and the others in their turn.
 func TestProxyMax(t *testing.T) {
 	const most, clients = 3, 12
@@ -434,7 +387,7 @@ func TestProxyOutOfDescriptors(t *testing.T) {
 			for range 30 {
 				all = append(all, dial(t, at))
 			}
-			for e := range log {
+			for e := range log { // a line for what it cannot do
 				if e.Level != "INFO" {
 					t.Logf("%+v", e)
 					break
@@ -471,9 +424,7 @@ func TestProxyGrace(t *testing.T) {
 			if code := p.stop(); code != 0 {
 				t.Errorf("exit status %d", code)
 			}
-			if _, err := c.Read(make([]byte, 1)); err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
-				t.Errorf("the client reads %v", err)
-			}
+			wantReset(t, c, from)
 			if e := await(t, p.log, "ended"); e.Error != "cut off" || e.Up != 1 || e.Down != 1 {
 				t.Errorf("the log has %+v", e)
 			}

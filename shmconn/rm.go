@@ -13,19 +13,21 @@ import (
 )
 
 type rmCmd struct {
-	Names  []string `arg:"" optional:"" name:"name" predictor:"name" help:"Names to remove; with --dead, all in the directory if there are none."`
-	Dead   bool     `help:"Pass over listeners that live, and remove the dead connections beside them."`
+	Names  []string `arg:"" optional:"" name:"name" predictor:"name" help:"Names to remove. With --dead and no name: all in the directory."`
+	Dead   bool     `help:"Pass over names that a process listens on, and remove the dead connections next to them."`
 	DryRun bool     `short:"n" help:"Say what would be removed, and remove nothing."`
 }
 
 func (c *rmCmd) Help() string {
-	return `Removes the files of listeners that died, and the segments of dialers that died before
-they were accepted. There is no need to: the next listener takes the name over. What a
-living process holds is never removed: it has a lock, which rm has to get first, as a
-listener that takes the name over does. Without --dead the exit status is 1 if somebody
-listens on the name, or nothing is left of it.
+	return `Removes the files of listeners that died, and the segments of dialers that died
+before they were accepted. You need not do that: the next listener takes the
+name over. rm never removes what a living process holds: it first takes the
+lock that such a process has, as a listener that takes the name over does.
+Without --dead the exit status is 1 if a process listens on the name, or if
+there is nothing to remove.
 
-Root removes what any user's processes have left, others their own.
+Root removes what the processes of any user have left; other users remove what
+their own have left.
 
 Example:
 
@@ -35,7 +37,7 @@ Example:
 
 func (c *rmCmd) Validate() error {
 	if len(c.Names) == 0 && !c.Dead {
-		return errors.New("a name is missing (or --dead, which does without)")
+		return errors.New("a name is missing (only --dead needs none)")
 	}
 	for _, name := range c.Names {
 		if _, _, err := segment.ParseName(name); err != nil {

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 
 	"github.com/alecthomas/kong"
+
+	"shmconn/internal/version"
 )
 
 // A status is the exit status of a command that has said on stderr what went wrong.
@@ -52,11 +55,24 @@ func run(ctx context.Context, args []string, s stdio) (code int) {
 	return report(s, err)
 }
 
+// versionLine is what --version prints.
+func versionLine() string {
+	s := "shmconn " + version.Version
+	if rev, modified := version.Commit(); rev != "" {
+		s += ", commit " + rev
+		if modified {
+			s += ", modified"
+		}
+	}
+	return fmt.Sprintf("%s, %s %s/%s", s, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 // newParser makes the parser of the command line.
 func newParser(s stdio) *kong.Kong {
 	return kong.Must(new(commandLine),
 		kong.Name("shmconn"),
-		kong.Description("See, feel and carry connections over shared memory."),
+		kong.Description("See, measure and carry connections over shared memory."),
+		kong.Vars{"version": versionLine()},
 		kong.Writers(s.out, s.err),
 		kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
@@ -75,12 +91,12 @@ func report(s stdio, err error) int {
 	case errors.As(err, &st):
 		return int(st)
 	case errors.As(err, &parse):
-		fmt.Fprintf(s.err, "shmconn: %v\n", err)
+		fmt.Fprintf(s.err, "shmconn: %s\n", suggest(err.Error()))
 		name := "shmconn"
 		if n := parse.Context.Selected(); n != nil {
 			name = n.FullPath()
 		}
-		fmt.Fprintf(s.err, "  \"%s --help\" tells more\n", name)
+		fmt.Fprintf(s.err, "  \"%s --help\" says more\n", name)
 		return 2
 	}
 	say(s, err)

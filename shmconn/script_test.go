@@ -34,6 +34,7 @@ func TestMain(m *testing.M) {
 		"shmconn":     main,
 		"http-server": httpServer,
 		"http-get":    httpGet,
+		"victim":      victim,
 	})
 }
 

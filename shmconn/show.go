@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"shmconn/internal/inspect"
+	"shmconn/internal/segment"
 )
 
 // What ls and top have in common: how things are written that were found.
@@ -28,9 +29,12 @@ type scope struct {
 	name string // for Select
 }
 
-// where returns what to look for: everything if name is empty, a directory if it ends
-// in a slash.
+// where returns what to look for: everything if name is empty; what is in a
+// directory if name ends in a slash, or names a directory and not a listener.
 func where(name string) (scope, error) {
+	if isDir(name) {
+		name += "/"
+	}
 	i := strings.LastIndexByte(name, '/')
 	if i < 0 {
 		return scope{namesDir(), name}, nil
@@ -40,6 +44,19 @@ func where(name string) (scope, error) {
 		dir, err = filepath.EvalSymlinks(dir)
 	}
 	return scope{dir, filepath.Join(dir, "/") + "/" + name[i+1:]}, err
+}
+
+// isDir reports whether name, which does not end in a slash, is meant as a
+// directory. A word without a slash is a name, unless it cannot be one.
+func isDir(name string) bool {
+	if strings.HasSuffix(name, "/") || !strings.Contains(name, "/") && name != "." && name != ".." {
+		return false
+	}
+	if info, err := os.Stat(name); err != nil || !info.IsDir() {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(filepath.Dir(name), segment.Prefix+filepath.Base(name)))
+	return err != nil
 }
 
 // selectFrom returns what of snap is at p.
@@ -114,12 +131,12 @@ func activities(c *inspect.Conn) string {
 	if !c.Readable || c.State == inspect.Stale {
 		return ""
 	}
-	return activity(c.Dialer, c.ToAcceptor.Writer, c.ToDialer.Reader) + " / " +
-		activity(c.Acceptor, c.ToDialer.Writer, c.ToAcceptor.Reader)
+	return activity(c.Dialer, &c.ToAcceptor, &c.ToDialer) + " / " + activity(c.Acceptor, &c.ToDialer, &c.ToAcceptor)
 }
 
-// activity says what the end p does that writes and reads so.
-func activity(p *inspect.Process, writes, reads inspect.Activity) string {
+// activity says what the end p does that writes to one flow and reads from the other.
+func activity(p *inspect.Process, to, from *inspect.Flow) string {
+	writes, reads := to.Writer, from.Reader
 	var words []string
 	if p != nil && p.Stopped {
 		words = append(words, "stopped")
@@ -144,6 +161,9 @@ func activity(p *inspect.Process, writes, reads inspect.Activity) string {
 	}
 	if len(words) == 0 {
 		return string(inspect.Awake)
+	}
+	if cause := cmp.Or(from.ReaderCause, to.WriterCause); cause != "" {
+		words[len(words)-1] += " (" + cause + ")"
 	}
 	return strings.Join(words, ", ")
 }

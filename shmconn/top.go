@@ -14,21 +14,23 @@ import (
 )
 
 type topCmd struct {
-	Name     string  `arg:"" optional:"" predictor:"name" help:"Show this name alone; or, if it ends in a slash, what is in this directory."`
-	Interval seconds `short:"i" help:"Look every D, in seconds or like 500ms." default:"1" placeholder:"D"`
-	Count    int     `short:"c" help:"Stop after N looks. 0: when told." placeholder:"N"`
-	Sort     string  `enum:"name,rate,total,fill,age" default:"rate" help:"Sort by name, rate, total, fill or age." placeholder:"COLUMN"`
-	JSON     bool    `name:"json" help:"Print a line of JSON at every look, for which no terminal is needed."`
+	Name     string  `arg:"" optional:"" predictor:"name" help:"Show this name only, or what is in this directory."`
+	Interval seconds `short:"i" help:"Look every D, in seconds or like 500ms. Default 1." default:"1" placeholder:"D"`
+	Count    int     `short:"c" help:"Stop after N looks. 0: when interrupted." placeholder:"N"`
+	Sort     string  `enum:"name,rate,total,fill,age" default:"rate" help:"Sort by name, rate, total, fill or age. Default rate." placeholder:"COLUMN"`
+	JSON     bool    `name:"json" help:"Print a line of JSON for each look. This needs no terminal."`
 }
 
 func (c *topCmd) Help() string {
-	return `Shows what "shmconn ls" does, live. Bytes a second and fill bars come in pairs: from the
-dialer to the acceptor, and back. ENDS has a letter each for the dialer and the acceptor: z is
-parked, B blocked on a full ring, F awake beside a full ring, w has closed its writing
-direction, x both, s is a stopped process, a dot is awake.
+	return `Shows live what "shmconn ls" lists. Bytes a second and the fill of the ring come in
+pairs: from the dialer to the acceptor, and back. ENDS has a letter each for the
+dialer and the acceptor: z is parked, B blocked by a full ring, F awake with a
+full ring, w has closed its writing direction, x both directions, s is a stopped
+process, - is gone or not there yet, and a dot is awake.
 
-Keys: n, b, t, f and a sort by name, bytes a second, total bytes, fill and age; r reverses;
-l leaves listeners out; up and down select; space pauses; q quits.
+Keys: ? explains keys and columns; n, b, t, f and a sort by name, bytes a
+second, total bytes, fill and age; r reverses; l leaves listeners out; up and
+down select; space pauses; q quits.
 
 Example:
 
@@ -64,7 +66,7 @@ func (c *topCmd) Run(ctx context.Context, s stdio) error {
 	}
 	in, ok := s.in.(*os.File)
 	if !ok || !terminal(s.out) || !terminal(in) {
-		return errors.New(`top: this is no terminal: use --json, or "shmconn ls"`)
+		return errors.New(`top needs a terminal: use --json, or "shmconn ls"`)
 	}
 	p := tea.NewProgram(newTop(c, scan), tea.WithContext(ctx), tea.WithInput(in), tea.WithOutput(s.out), tea.WithoutSignalHandler())
 	m, err := p.Run()

@@ -25,8 +25,9 @@ type top struct {
 	reverse       bool
 	noListeners   bool
 	paused        bool
-	selected      any // key of a row
-	first         int // row that is shown at the top
+	help          bool // "?" is shown instead
+	selected      any  // key of a row
+	first         int  // row that is shown at the top
 }
 
 // A topRow is a listener or a connection.
@@ -108,7 +109,13 @@ func (m *top) looked(msg lookMsg) tea.Cmd {
 
 // key does what a key is for.
 func (m *top) key(k string) tea.Cmd {
+	if m.help && k != "ctrl+c" {
+		m.help = false
+		return nil
+	}
 	switch k {
+	case "?":
+		m.help = true
 	case "q", "esc", "ctrl+c":
 		return tea.Quit
 	case "n", "b", "t", "f", "a":

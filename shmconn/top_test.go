@@ -364,3 +364,46 @@ func TestAge(t *testing.T) {
 		t.Errorf("age of nothing = %s", got)
 	}
 }
+
+// "?" explains every letter, state and key, on a screen of 80x24; any key leads
+// back.
+func TestTopHelp(t *testing.T) {
+	m := newTestTop(t, busy(4, 1), busy(4, 3))
+	before := m.screen()
+	m.press("?")
+	screen := m.screen()
+	if len(screen) > 24 {
+		t.Errorf("%d lines", len(screen))
+	}
+	for _, line := range screen {
+		if lipgloss.Width(line) > 79 {
+			t.Errorf("longer than 79: %s", line)
+		}
+	}
+	text := strings.Join(screen, "\n")
+	for _, letter := range []string{"·", "z", "B", "F", "w", "x", "s", "-"} {
+		if !strings.Contains(text, "  "+letter+"  ") {
+			t.Errorf("no letter %s", letter)
+		}
+	}
+	for _, s := range []inspect.State{
+		inspect.Listening, inspect.Stale, inspect.Waiting, inspect.Established, inspect.HalfClosed,
+		inspect.PeerClosed, inspect.PeerGone, inspect.Corrupt,
+	} {
+		if short := topState(topRow{rated: rated{Conn: inspect.Conn{State: s}}}).text; !strings.Contains(text, " "+short+":") && !strings.Contains(text, " "+short+",") && !strings.Contains(text, short+" ") && !strings.Contains(text, short+":") {
+			t.Errorf("no state %s", short)
+		}
+	}
+	for _, c := range m.columns() {
+		if c.title != "NAME" && c.title != "DIALER" && c.title != "ACCEPTOR" && !strings.Contains(text, c.title) {
+			t.Errorf("no column %s", c.title)
+		}
+	}
+	if cmd := m.press("q"); cmd != nil || !slices.Equal(m.screen(), before) {
+		t.Errorf("after a key it shows\n%s", strings.Join(m.screen(), "\n"))
+	}
+	m.press("?")
+	if cmd := m.press("ctrl+c"); cmd == nil {
+		t.Error("Ctrl-C does not end it")
+	}
+}

@@ -25,6 +25,9 @@ func (m *top) View() tea.View {
 
 // lines returns the screen.
 func (m *top) lines() []string {
+	if m.help {
+		return m.fit(m.helpLines())
+	}
 	columns := m.columns()
 	lines := []string{m.title(), m.headline(columns)}
 	rows := m.shown()
@@ -36,7 +39,12 @@ func (m *top) lines() []string {
 	}
 	lines = append(lines, "")
 	lines = append(lines, m.details()...)
-	lines = append(lines, faint.Render("sort: n name  b bytes/s  t total  f fill  a age | r reverse  l listeners  q quit"))
+	lines = append(lines, faint.Render("sort: n name b rate t total f fill a age | r reverse l listeners ? help q quit"))
+	return m.fit(lines)
+}
+
+// fit takes off what the terminal has no room for.
+func (m *top) fit(lines []string) []string {
 	if m.height > 0 && len(lines) > m.height {
 		lines = lines[:m.height]
 	}
@@ -183,7 +191,7 @@ func topState(r topRow) cell {
 	}
 	short := map[inspect.State]string{
 		inspect.Listening: "listen", inspect.Established: "estab", inspect.HalfClosed: "half",
-		inspect.PeerClosed: "closed", inspect.PeerGone: "gone",
+		inspect.PeerClosed: "closed", inspect.Spare: "spare", inspect.PeerGone: "gone",
 	}
 	return cell{text: cmp.Or(short[s], string(s)), style: styleOf(s)}
 }

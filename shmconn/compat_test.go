@@ -1,0 +1,124 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// buildOld builds the command as it was at the last release, or, where there is
+// none, at the parent commit. It skips the test where it cannot have the
+// sources.
+func buildOld(t *testing.T) (program string) {
+	t.Helper()
+	git := func(args ...string) (string, error) {
+		out, err := exec.Command("git", append([]string{"-C", ".."}, args...)...).Output()
+		return strings.TrimSpace(string(out)), err
+	}
+	for _, tool := range []string{"git", "go", "tar"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("the old command cannot be built: %v", err)
+		}
+	}
+	top, err := git("rev-parse", "--show-toplevel")
+	if err != nil {
+		t.Skipf("the old command cannot be built: this is no checkout: %v", err)
+	}
+	// The module may have been copied into another project's repository.
+	here, err := filepath.EvalSymlinks("..")
+	if err == nil {
+		here, err = filepath.Abs(here)
+	}
+	if err != nil || here != top {
+		t.Skipf("the old command cannot be built: the checkout is of %s, and not of %s", top, here)
+	}
+	ref, err := git("describe", "--tags", "--abbrev=0", "--match", "v[0-9]*")
+	if err != nil {
+		ref = "HEAD^"
+	}
+	commit, err := git("rev-parse", "--verify", "--quiet", ref+"^{commit}")
+	if err != nil {
+		t.Skipf("the old command cannot be built: there is no %s here: %v", ref, err)
+	}
+	t.Logf("old is %s, commit %s", ref, commit)
+	dir := t.TempDir()
+	archive := filepath.Join(dir, "tar")
+	if _, err := git("archive", "--format=tar", "-o", archive, commit); err != nil {
+		t.Fatalf("git archive: %v", err)
+	}
+	program = filepath.Join(dir, "old")
+	tree := filepath.Join(dir, "tree")
+	if err := os.Mkdir(tree, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"tar", "-xf", archive},
+		{"go", "build", "-buildvcs=false", "-o", program, "./shmconn"},
+	} {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = tree
+		cmd.Env = append(os.Environ(), "GOWORK=off")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	return program
+}
+
+// Old and new ends understand each other, whichever of them listens.
+func TestOldAndNew(t *testing.T) {
+	old := buildOld(t)
+	for _, tt := range []struct{ name, listener, dialer string }{
+		{"old listens", old, "shmconn"},
+		{"new listens", "shmconn", old},
+	} {
+		t.Run(tt.name+"/ping", func(t *testing.T) {
+			pong := startProgram(t, tt.listener, "pong", "compat")
+			ping := startProgram(t, tt.dialer, "ping", "--wait", "1m", "-f", "-c", "1000", "-s", "3000", "compat")
+			out, err := io.ReadAll(ping.out)
+			if err != nil || !strings.Contains(string(out), "\n1000 sent, 1000 answered in ") {
+				t.Errorf("it says %q, %v", out, err)
+			}
+			ping.end(t, 0, "")
+			pong.Process.Signal(os.Interrupt)
+			pong.end(t, 0, "")
+		})
+		t.Run(tt.name+"/cat", func(t *testing.T) {
+			listener := startProgram(t, tt.listener, "cat", "-l", "compat")
+			dialer := startProgram(t, tt.dialer, "cat", "--wait", "1m", "compat")
+			up, down := make([]byte, 3<<20), make([]byte, 5<<20)
+			rand.NewChaCha8([32]byte{1}).Read(up)
+			rand.NewChaCha8([32]byte{2}).Read(down)
+			for p, b := range map[*process][]byte{dialer: up, listener: down} {
+				go func() {
+					p.in.Write(b) // what is missing is missed at the other end
+					p.in.Close()
+				}()
+			}
+			gotUp := make(chan []byte)
+			go func() {
+				b, _ := io.ReadAll(listener.out)
+				gotUp <- b
+			}()
+			gotDown, _ := io.ReadAll(dialer.out)
+			dialer.end(t, 0, "")
+			if t.Failed() {
+				listener.Process.Kill() // which may wait for a connection yet
+			}
+			if !bytes.Equal(gotDown, down) {
+				t.Errorf("the dialer got %d bytes, or others, want %d", len(gotDown), len(down))
+			}
+			if b := <-gotUp; !bytes.Equal(b, up) {
+				t.Errorf("the listener got %d bytes, or others, want %d", len(b), len(up))
+			}
+			listener.end(t, 0, "")
+		})
+	}
+}
