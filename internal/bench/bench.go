@@ -8,16 +8,20 @@
 // and can be compared, so a ratio is taken within a round, and what is reported
 // is the median of these ratios and their quartiles.
 //
-// Each contender has two processes of its own, a client and a server, which are
-// this same program, run again (see [Main]). They are connected once and stay for
-// all rounds of a workload; between slices they wait for a line on a pipe and
-// use no processor. The process that was started by the user only says whose
+// Each contender has processes of its own: a client and a server, and between or
+// beside them what the workload has. They are this same program, run again (see
+// [Main]), or one built of other sources (see [Build]). They are connected once
+// and stay for all rounds of a workload, unless [Options] say otherwise; between
+// slices they wait for a line on a pipe and use no processor. The process that was started by the user only says whose
 // turn it is. All contenders run through the same loops.
 //
 // Every message carries a number, which its receiver checks, and the receiver
 // says at the end of a slice how many it has seen: a transport that loses,
 // repeats or garbles something fails instead of being fast. Throughput is what
 // the receiver has confirmed, up to the moment at which the confirmation came.
+//
+// What else is to run meanwhile, a workload's [Neighbours], the bench starts
+// itself. [Scenes] are the workloads that are about them.
 //
 // [Run] does all that; the packages report and cli below this one print it.
 package bench
@@ -29,7 +33,7 @@ import (
 	"time"
 )
 
-// A Spec says what the two processes of a contender do. It travels to them as
+// A Spec says what the processes of a contender do. It travels to them as
 // JSON, so that it names networks and loops instead of holding them.
 type Spec struct {
 	Net      string        `json:"net"`                    // the [Network]
@@ -45,9 +49,24 @@ type Spec struct {
 	Pollers  int           `json:"pollers,omitempty"`      // busy-polling shm connections beside it
 	PollBoth bool          `json:"poll_both,omitempty"`    // they poll in both processes, not in the client only
 	Allocs   bool          `json:"allocs,omitempty"`       // count allocations
+	Busy     int           `json:"busy,omitempty"`         // of the connections only so many carry anything, 0: all
+	FromDue  bool          `json:"from_due,omitempty"`     // latency counts from when a message was due, whatever made it late
+	Burst    int           `json:"burst,omitempty"`        // messages that are due at once, 0: one
+	Sleeps   bool          `json:"sleeps,omitempty"`       // the sender spins only for the last 50 us before a message is due
+	Relays   int           `json:"relays,omitempty"`       // processes between the client and the server, in a chain
+	Victim   string        `json:"victim,omitempty"`       // network of a connection of the client's on which a third process beats
+	Compute  int           `json:"compute,omitempty"`      // goroutines of the client that compute meanwhile
 }
 
 func (s Spec) conns() int { return max(s.Conns, 1) }
+
+// helpers returns how many processes there are besides the client and the server.
+func (s Spec) helpers() int {
+	if s.Victim != "" {
+		return 1
+	}
+	return s.Relays
+}
 
 // A Result is what one process has measured in one slice.
 type Result struct {

@@ -23,11 +23,13 @@ type end struct {
 	hist     *hdrhistogram.Histogram // latencies of this slice
 	msgs     []Messenger             // the same connections; nil where they are limits
 
-	// Connections that poll beside the one that is measured.
+	// Connections beside the main ones: those that poll, or the victim.
 	pollListener Listener
 	pollAddr     string
 	pollConns    []io.Closer
 	pollers      []io.ReadWriter // the same
+
+	out io.ReadWriter // a relay's connection to the next process; nil in others
 
 	accepted sync.WaitGroup
 	failed   atomic.Pointer[error] // by accepting
@@ -39,8 +41,12 @@ type end struct {
 // pollSpec describes the connections of Spec.Pollers.
 func pollSpec(s Spec) Spec { return Spec{Net: "shm", Dir: s.Dir, BusyPoll: -1, Conns: s.Pollers} }
 
-// listenEnd makes a server's end, which accepts in the background.
-func listenEnd(s Spec) (*end, error) {
+// victimSpec describes the connection of Spec.Victim. Its server is a helper.
+func victimSpec(s Spec) Spec { return Spec{Net: s.Victim, Loop: s.Loop, Dir: s.Dir} }
+
+// listenEnd makes a server's end, which accepts in the background. If next is not
+// empty it is a relay's, with a connection to the process that listens there.
+func listenEnd(s Spec, next string) (*end, error) {
 	e := &end{spec: s, hist: newHist()}
 	var err error
 	if e.net, err = network(s.Net); err != nil {
@@ -52,6 +58,13 @@ func listenEnd(s Spec) (*end, error) {
 	e.addr = e.listener.Addr()
 	e.conns = make([]io.Closer, s.conns())
 	e.accept(e.listener, e.conns)
+	if next != "" {
+		c, err := e.net.Dial(s, next)
+		if err != nil {
+			return nil, err
+		}
+		e.out = c.(io.ReadWriter)
+	}
 	if s.Pollers > 0 {
 		if e.pollListener, err = networks["shm"].Listen(pollSpec(s)); err != nil {
 			return nil, err
@@ -95,10 +108,14 @@ func dialEnd(s Spec, addr, pollAddr string) (*end, error) {
 	if e.conns, err = dial(e.net, s, addr); err != nil {
 		return nil, err
 	}
-	if s.Pollers > 0 {
-		if e.pollConns, err = dial(networks["shm"], pollSpec(s), pollAddr); err != nil {
-			return nil, err
-		}
+	switch {
+	case s.Pollers > 0:
+		e.pollConns, err = dial(networks["shm"], pollSpec(s), pollAddr)
+	case s.Victim != "":
+		e.pollConns, err = dial(networks[s.Victim], victimSpec(s), pollAddr)
+	}
+	if err != nil {
+		return nil, err
 	}
 	e.setMessengers()
 	return e, nil
@@ -148,6 +165,9 @@ func (e *end) close() {
 		if c != nil {
 			c.Close()
 		}
+	}
+	if c, ok := e.out.(io.Closer); ok {
+		c.Close()
 	}
 	for _, l := range []Listener{e.listener, e.pollListener} {
 		if l != nil {

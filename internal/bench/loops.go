@@ -16,26 +16,34 @@ import (
 // up and says so in its last message; the server's half ends when it has seen that.
 type loop struct {
 	client, server func(*end, quota) (Result, error)
+	helper         func(*end, quota) (Result, error) // nil where there are none
 }
 
 // loops are the halves that Spec.Loop names.
 var loops = map[string]loop{
-	"roundtrip":   {roundTrips, echo},
-	"echo":        {manyRoundTrips, echo},
-	"rate":        {atRate, echo},
-	"pause":       {afterPause, echo},
-	"beside":      {besidePollers, echoBesidePollers},
-	"write":       {write, readBulk},
-	"bufio":       {writeBuffered, readBulk},
-	"stream":      {writeStream, readStream},
-	"messages":    {sendMessages, receiveMessages},
-	"dial":        {dialAndClose, acceptAndClose},
-	"idle":        {idle, idle},
-	"pace":        {atRate, idle},
-	"pingpong":    {pingPong, pingPongEcho},
-	"ints":        {intsUncached, takeIntsUncached},
-	"ints-cached": {intsCached, takeIntsCached},
-	"memory-copy": {copyIn, copyOut},
+	"oneway":        {client: sendPaced, server: receivePaced, helper: relay},
+	"victim":        {client: hotBesideVictim, server: echo, helper: beat},
+	"first-dial":    {client: freshConns(dialFresh, 0), server: acceptFreshDials},
+	"second-dial":   {client: freshConns(dialFresh, 1), server: acceptFreshDials},
+	"first-accept":  {client: freshConns(acceptFresh, 0), server: echoFreshEnd},
+	"second-accept": {client: freshConns(acceptFresh, 1), server: echoFreshEnd},
+
+	"roundtrip":   {client: roundTrips, server: echo},
+	"echo":        {client: manyRoundTrips, server: echo},
+	"rate":        {client: atRate, server: echo},
+	"pause":       {client: afterPause, server: echo},
+	"beside":      {client: besidePollers, server: echoBesidePollers},
+	"write":       {client: write, server: readBulk},
+	"bufio":       {client: writeBuffered, server: readBulk},
+	"stream":      {client: writeStream, server: readStream},
+	"messages":    {client: sendMessages, server: receiveMessages},
+	"dial":        {client: dialAndClose, server: acceptAndClose},
+	"idle":        {client: idle, server: idle},
+	"pace":        {client: atRate, server: idle},
+	"pingpong":    {client: pingPong, server: pingPongEcho},
+	"ints":        {client: intsUncached, server: takeIntsUncached},
+	"ints-cached": {client: intsCached, server: takeIntsCached},
+	"memory-copy": {client: copyIn, server: copyOut},
 }
 
 // exchange sends one message and waits for it to come back.
@@ -134,21 +142,29 @@ func each(ms []Messenger, f func(Messenger) (uint64, error)) (r Result, err erro
 	return r, errors.Join(errs...)
 }
 
-// manyRoundTrips is roundTrips over all connections at once, none timed.
+// manyRoundTrips is roundTrips over all connections at once, none timed. Those
+// that are not busy have nothing but a last message.
 func manyRoundTrips(e *end, q quota) (Result, error) {
+	busy, quiet := e.msgs, []Messenger(nil)
+	if n := e.spec.Busy; n > 0 {
+		busy, quiet = e.msgs[:n], e.msgs[n:]
+	}
 	size, start := e.spec.Size, time.Now()
-	r, err := each(e.msgs, func(m Messenger) (uint64, error) {
+	r, err := each(busy, func(m Messenger) (uint64, error) {
 		r, err := untimed(m, size, q)
 		return r.Ops, errors.Join(err, exchange(m, size, last(size)))
 	})
 	r.Elapsed = time.Since(start)
+	for _, m := range quiet {
+		err = errors.Join(err, exchange(m, size, last(size)))
+	}
 	return r, err
 }
 
 // atRate sends so many messages a second, and times each. A message that leaves
 // late because the one before it came back late is timed from when it was due,
 // so that a stall counts for all messages that it has delayed. One that leaves
-// late because the clock has struck late is not.
+// late because the clock has struck late is not, unless Spec.FromDue says so.
 func atRate(e *end, q quota) (r Result, err error) {
 	m, size, interval := e.msgs[0], e.spec.Size, time.Second/time.Duration(e.spec.Rate)
 	mask := last(size) - 1
@@ -166,7 +182,9 @@ func atRate(e *end, q quota) (r Result, err error) {
 			if _, err := ticks.Read(count[:]); err != nil {
 				return r, err
 			}
-			from = time.Now()
+			if !e.spec.FromDue {
+				from = time.Now()
+			}
 		}
 		if err := exchange(m, size, r.Ops&mask); err != nil {
 			return r, err

@@ -3,9 +3,7 @@ package bench
 import (
 	"bufio"
 	"os"
-	"os/exec"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +26,6 @@ func machine() Machine {
 			m.Load = strings.Join(f[:3], " ")
 		}
 	}
-	m.Commit, m.Modified = commit()
 	const n = 10000
 	start := time.Now()
 	for range n {
@@ -68,7 +65,7 @@ func readBusy() busy {
 }
 
 // others returns how many cores have been used since b by processes other than
-// this one and its peers, which have used that much.
+// this one and its peers and neighbours, which have used that much.
 func (b busy) others(peers time.Duration) float64 {
 	now := readBusy()
 	d := (now.all - b.all) - (now.own - b.own) - peers
@@ -87,32 +84,4 @@ func cpuModel() string {
 		}
 	}
 	return ""
-}
-
-// commit returns the commit that this program was built from: as the go command
-// has noted it, or, under go run and go test, which do not, as git says.
-func commit() (rev string, modified bool) {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			switch s.Key {
-			case "vcs.revision":
-				rev = s.Value
-			case "vcs.modified":
-				modified = s.Value == "true"
-			}
-		}
-	}
-	if rev != "" {
-		return rev, modified
-	}
-	git := func(args ...string) (string, bool) {
-		out, err := exec.Command("git", append([]string{"--no-optional-locks"}, args...)...).Output()
-		return strings.TrimSpace(string(out)), err == nil
-	}
-	rev, ok := git("rev-parse", "HEAD")
-	if !ok {
-		return "", false
-	}
-	changes, _ := git("status", "--porcelain")
-	return rev, changes != ""
 }

@@ -25,25 +25,30 @@ const (
 )
 
 // Main does nothing in a program that was started by a user, and does not return
-// in one that [Run] or [StartPeer] has started to be a peer: that it runs to its
-// end. It must be called before anything else is done: first thing in main, in
+// in one that [Run] or [StartPeer] has started to be a peer, a neighbour or the
+// like: that it runs to its end. It must be called before anything else is done: first thing in main, in
 // TestMain, or in an init function.
 func Main() {
-	peer := os.Getenv(peerEnv)
-	if peer == "" {
-		return
+	for _, role := range []struct {
+		env string
+		run func(value string) error
+	}{{peerEnv, work}, {neighbourEnv, neighbour}, {burstEnv, burst}, {freshEnv, fresh}} {
+		value := os.Getenv(role.env)
+		if value == "" {
+			continue
+		}
+		if cpus := os.Getenv(cpusEnv); cpus != "" {
+			fatal(pin(cpus))
+		}
+		os.Unsetenv(role.env)
+		// In an init function this goroutine is bound to the first thread,
+		// which would make its waits slow.
+		go func() {
+			fatal(role.run(value))
+			os.Exit(0)
+		}()
+		select {}
 	}
-	if cpus := os.Getenv(cpusEnv); cpus != "" {
-		fatal(pin(cpus))
-	}
-	os.Unsetenv(peerEnv)
-	// In an init function this goroutine is bound to the first thread, which
-	// would make its waits slow.
-	go func() {
-		fatal(work(peer))
-		os.Exit(0)
-	}()
-	select {}
 }
 
 func fatal(err error) {
@@ -115,7 +120,7 @@ func orphaned() {
 
 // A request is one line to a worker, an answer one line from it.
 type request struct {
-	Do             string // listen, dial, ready, server, client, quit
+	Do             string // listen, dial, ready, server, helper, client, quit
 	Spec           Spec
 	Addr, PollAddr string
 	Quota          quota
@@ -151,7 +156,7 @@ func serve(in io.Reader, out io.Writer, gone func()) error {
 		var err error
 		switch r.Do {
 		case "listen":
-			if e, err = listenEnd(r.Spec); err == nil {
+			if e, err = listenEnd(r.Spec, r.Addr); err == nil {
 				a.Addr, a.PollAddr = e.addr, e.pollAddr
 			}
 		case "dial":
@@ -161,6 +166,10 @@ func serve(in io.Reader, out io.Writer, gone func()) error {
 		case "server":
 			if err = enc.Encode(a); err == nil { // the client may begin
 				a.Result, err = e.slice(loops[r.Spec.Loop].server, r.Quota)
+			}
+		case "helper":
+			if err = enc.Encode(a); err == nil {
+				a.Result, err = e.slice(loops[r.Spec.Loop].helper, r.Quota)
 			}
 		case "client":
 			a.Result, err = e.slice(loops[r.Spec.Loop].client, r.Quota)
@@ -191,9 +200,9 @@ func (e *end) slice(half func(*end, quota) (Result, error), q quota) (Result, er
 	if e.spec.Allocs {
 		runtime.ReadMemStats(&before)
 	}
-	cpu, start := cpuTime(), time.Now()
-	r, err := half(e, q)
-	r.Wall, r.CPU = time.Since(start), cpuTime()-cpu
+	cpu, start := cpuTime()+childrenTime(), time.Now()
+	r, err := e.run(half, q)
+	r.Wall, r.CPU = time.Since(start), cpuTime()+childrenTime()-cpu
 	if e.spec.Allocs {
 		runtime.ReadMemStats(&after)
 		r.Mallocs = after.Mallocs - before.Mallocs
@@ -204,10 +213,28 @@ func (e *end) slice(half func(*end, quota) (Result, error), q quota) (Result, er
 	return r, err
 }
 
+// A held is a connection that has to be held while a loop uses it.
+type held interface{ hold(loop func()) error }
+
+// run runs a loop, and holds the connection meanwhile if it is to be held.
+func (e *end) run(loop func(*end, quota) (Result, error), q quota) (r Result, err error) {
+	h, ok := e.conns[0].(held)
+	if !ok {
+		return loop(e, q)
+	}
+	holding := h.hold(func() { r, err = loop(e, q) })
+	return r, errors.Join(err, holding)
+}
+
 // cpuTime returns the processor time that this process has used.
-func cpuTime() time.Duration {
+func cpuTime() time.Duration { return usage(unix.RUSAGE_SELF) }
+
+// childrenTime returns the processor time of those of its children that are gone.
+func childrenTime() time.Duration { return usage(unix.RUSAGE_CHILDREN) }
+
+func usage(who int) time.Duration {
 	var ru unix.Rusage
-	if unix.Getrusage(unix.RUSAGE_SELF, &ru) != nil {
+	if unix.Getrusage(who, &ru) != nil {
 		return 0 // cannot fail with these arguments
 	}
 	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())

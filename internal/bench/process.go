@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,7 +20,9 @@ import (
 // An environment is what the processes of a contender run in.
 type environment struct {
 	dir        string // for names of listeners
+	program    string // that the processes run; "": this one
 	cpus       []int  // nil: those of this process
+	pinned     bool   // the server has the first of cpus, the client the second
 	gomaxprocs int    // 0: the runtime's choice
 }
 
@@ -40,9 +43,12 @@ type worker struct {
 
 // start runs this program again, as a peer with n workers.
 func (env environment) start(n int) (*process, error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return nil, err
+	exe := env.program
+	if exe == "" {
+		var err error
+		if exe, err = os.Executable(); err != nil {
+			return nil, err
+		}
 	}
 	p := &process{cmd: exec.Command(exe)}
 	// An interrupt from the terminal is for this process to deal with. When it
@@ -63,18 +69,35 @@ func (env environment) start(n int) (*process, error) {
 	}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	p.cmd.Env = append(os.Environ(), peerEnv+"="+strings.Join(fds, ","), dirEnv+"="+env.dir)
-	// Under the race detector every exit takes a second otherwise.
-	p.cmd.Env = append(p.cmd.Env, "GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0")
-	if env.gomaxprocs > 0 {
-		p.cmd.Env = append(p.cmd.Env, "GOMAXPROCS="+strconv.Itoa(env.gomaxprocs))
-	}
-	if env.cpus != nil {
-		p.cmd.Env = append(p.cmd.Env, cpusEnv+"="+strings.Trim(strings.ReplaceAll(fmt.Sprint(env.cpus), " ", ","), "[]"))
-	}
+	p.cmd.Env = append(p.cmd.Env, quickExit())
+	p.cmd.Env = append(p.cmd.Env, env.limits()...)
 	if err := p.cmd.Start(); err != nil {
 		return nil, errors.Join(err, p.closeFiles())
 	}
 	return p, nil
+}
+
+// quickExit returns an environment variable without which, under the race
+// detector, every exit takes a second.
+func quickExit() string { return "GORACE=" + os.Getenv("GORACE") + " atexit_sleep_ms=0" }
+
+// limits returns the environment variables for processors and GOMAXPROCS.
+func (env environment) limits() (vars []string) {
+	if env.gomaxprocs > 0 {
+		vars = append(vars, "GOMAXPROCS="+strconv.Itoa(env.gomaxprocs))
+	}
+	if env.cpus != nil {
+		vars = append(vars, cpusEnv+"="+strings.Trim(strings.ReplaceAll(fmt.Sprint(env.cpus), " ", ","), "[]"))
+	}
+	return vars
+}
+
+// on returns env with the i-th of its processors alone, if it is pinned.
+func (env environment) on(i int) environment {
+	if env.pinned {
+		env.cpus = env.cpus[i%len(env.cpus):][:1]
+	}
+	return env
 }
 
 // newWorker returns a worker and the files that it is to read and write.
@@ -172,78 +195,112 @@ var _ io.Writer = (*said)(nil)
 type pair struct {
 	spec           Spec
 	server, client *worker
+	helpers        []*worker
 	procs          []*process
 }
 
 const setupTimeout = 20 * time.Second
 
 // open starts the processes of a contender and connects them. With one process,
-// both ends are goroutines of it.
+// all ends are goroutines of it.
 func (env environment) open(s Spec, oneProcess bool) (*pair, error) {
 	s.Dir = env.dir
 	p := &pair{spec: s}
-	workers := []int{1, 1}
+	workers := slices.Repeat([]int{1}, 2+s.helpers())
 	if oneProcess {
-		workers = []int{2}
+		workers = []int{len(workers)}
 	}
 	var ws []*worker
-	for _, n := range workers {
-		proc, err := env.start(n)
+	for i, n := range workers {
+		proc, err := env.on(i).start(n)
 		if err != nil {
 			return nil, errors.Join(err, p.close())
 		}
 		p.procs = append(p.procs, proc)
 		ws = append(ws, proc.workers...)
 	}
-	p.server, p.client = ws[0], ws[1]
-	a, err := p.server.call(request{Do: "listen", Spec: s}, setupTimeout)
-	if err == nil {
-		_, err = p.client.call(request{Do: "dial", Spec: s, Addr: a.Addr, PollAddr: a.PollAddr}, setupTimeout)
-	}
-	if err == nil {
-		_, err = p.server.call(request{Do: "ready"}, setupTimeout)
-	}
-	if err != nil {
+	p.server, p.client, p.helpers = ws[0], ws[1], ws[2:]
+	if err := p.connect(); err != nil {
 		p.close()
 		return nil, err
 	}
 	return p, nil
 }
 
-// slice lets both ends work for that long.
-func (p *pair) slice(q quota) (client, server Result, err error) {
+// connect connects the ends: the client with the server, through the relays if
+// there are any, and with the process that beats on a victim.
+func (p *pair) connect() error {
+	s := p.spec
+	a, err := p.server.call(request{Do: "listen", Spec: s}, setupTimeout)
+	if err != nil {
+		return err
+	}
+	dial := request{Do: "dial", Spec: s, Addr: a.Addr, PollAddr: a.PollAddr}
+	for _, h := range p.helpers {
+		if s.Victim != "" {
+			a, err = h.call(request{Do: "listen", Spec: victimSpec(s)}, setupTimeout)
+			dial.PollAddr = a.Addr
+		} else {
+			a, err = h.call(request{Do: "listen", Spec: s, Addr: dial.Addr}, setupTimeout)
+			dial.Addr = a.Addr
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := p.client.call(dial, setupTimeout); err != nil {
+		return err
+	}
+	for _, w := range append([]*worker{p.server}, p.helpers...) {
+		if _, err := w.call(request{Do: "ready"}, setupTimeout); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// slice lets all ends work for that long.
+func (p *pair) slice(q quota) (sample, error) {
+	v := sample{spec: p.spec, helpers: make([]Result, len(p.helpers))}
 	timeout := setupTimeout + 5*q.D
-	// The server says at once that it has begun.
-	if _, err := p.server.call(request{Do: "server", Spec: p.spec, Quota: q}, timeout); err != nil {
-		return client, server, fmt.Errorf("server: %w", err)
+	type half struct {
+		do string
+		w  *worker
+		r  *Result
+	}
+	halves := []half{{"server", p.server, &v.server}}
+	for i, h := range p.helpers {
+		halves = append(halves, half{"helper", h, &v.helpers[i]})
+	}
+	for _, h := range halves {
+		// It says at once that it has begun.
+		if _, err := h.w.call(request{Do: h.do, Spec: p.spec, Quota: q}, timeout); err != nil {
+			return v, fmt.Errorf("%s: %w", h.do, err)
+		}
 	}
 	if err := p.client.tell(request{Do: "client", Spec: p.spec, Quota: q}); err != nil {
-		return client, server, fmt.Errorf("client: %w", err)
+		return v, fmt.Errorf("client: %w", err)
 	}
-	// When one end fails the other can be waiting for it for ever.
-	errs := make(chan error, 2)
-	for _, end := range []struct {
-		name string
-		w    *worker
-		r    *Result
-	}{{"client", p.client, &client}, {"server", p.server, &server}} {
+	halves = append(halves, half{"client", p.client, &v.client})
+	// When one end fails the others can be waiting for it for ever.
+	errs := make(chan error, len(halves))
+	for _, h := range halves {
 		go func() {
-			a, err := end.w.hear(timeout)
+			a, err := h.w.hear(timeout)
 			if err != nil {
-				err = fmt.Errorf("%s: %w", end.name, err)
+				err = fmt.Errorf("%s: %w", h.do, err)
 			} else {
-				*end.r = a.Result
+				*h.r = a.Result
 			}
 			errs <- err
 		}()
 	}
-	if err := <-errs; err != nil {
-		return Result{}, Result{}, err
+	for range halves {
+		if err := <-errs; err != nil {
+			return sample{}, err
+		}
 	}
-	if err := <-errs; err != nil {
-		return Result{}, Result{}, err
-	}
-	return client, server, nil
+	return v, nil
 }
 
 // kill ends the processes without asking them.
@@ -253,6 +310,17 @@ func (p *pair) kill() {
 		proc.cmd.Wait()
 		proc.closeFiles()
 	}
+}
+
+// used returns the processor time of those of its processes that are gone, with
+// their children.
+func (p *pair) used() (d time.Duration) {
+	for _, proc := range p.procs {
+		if s := proc.cmd.ProcessState; s != nil {
+			d += s.UserTime() + s.SystemTime()
+		}
+	}
+	return d
 }
 
 func (p *pair) close() (err error) {

@@ -31,7 +31,8 @@ type Machine struct {
 	OS       string  `json:"os"`
 	Arch     string  `json:"arch"`
 	Go       string  `json:"go"`
-	Commit   string  `json:"commit"`   // "" if not known
+	Version  string  `json:"version"`  // of shmconn
+	Commit   string  `json:"commit"`   // "" if the go command has noted none
 	Modified bool    `json:"modified"` // the working tree was not the commit's
 	ClockNS  float64 `json:"clock_ns"` // what timing costs: inside of every latency
 	Load     string  `json:"load"`     // the load averages when it began
@@ -49,7 +50,11 @@ type WorkloadResult struct {
 	Skipped  string `json:"skipped,omitempty"` // why
 	// Others is how many cores were used meanwhile by processes that have
 	// nothing to do with this, other guests of the machine included.
-	Others     float64           `json:"others_cores"`
+	Others float64 `json:"others_cores"`
+	// Regret is how much the default costs: its time by that of the better of
+	// the contenders that never poll and that poll only, by rounds. Absent
+	// where these do not take part.
+	Regret     *Summary          `json:"regret,omitempty"`
 	Contenders []ContenderResult `json:"contenders"`
 }
 
@@ -63,7 +68,7 @@ type ContenderResult struct {
 	Error  string  `json:"error,omitempty"`
 	Value  Summary `json:"value"`  // in the workload's unit
 	Better Summary `json:"better"` // times better than the baseline, by rounds
-	// CPU is the processor time of both processes by message, in ns.
+	// CPU is the processor time of all processes by message, in ns.
 	CPU     Summary  `json:"cpu_ns"`
 	Latency *Latency `json:"latency,omitempty"` // of all rounds together
 	Rounds  []Round  `json:"rounds"`
@@ -78,6 +83,7 @@ type Round struct {
 	WallNS    int64    `json:"wall_ns"`    // the time of these
 	ClientCPU int64    `json:"client_cpu_ns"`
 	ServerCPU int64    `json:"server_cpu_ns"`
+	HelperCPU int64    `json:"helper_cpu_ns,omitempty"` // of the processes besides these two
 	Latency   *Latency `json:"latency,omitempty"`
 }
 
@@ -114,15 +120,17 @@ func latency(h *hdrhistogram.Histogram, curve bool) *Latency {
 	return l
 }
 
-// mergeHists returns the latencies of all clients of a slice.
+// mergeHists returns the latencies of all pairs of a slice.
 func mergeHists(v []sample) *hdrhistogram.Histogram {
 	all := newHist()
 	for _, s := range v {
-		if len(s.client.Hist) == 0 {
-			continue
-		}
-		if h, err := hdrhistogram.Decode(s.client.Hist); err == nil {
-			all.Merge(h)
+		for _, b := range [][]byte{s.client.Hist, s.server.Hist} { // of which one has something
+			if len(b) == 0 {
+				continue
+			}
+			if h, err := hdrhistogram.Decode(b); err == nil {
+				all.Merge(h)
+			}
 		}
 	}
 	return all
@@ -142,6 +150,7 @@ func newRound(w Workload, v []sample, h *hdrhistogram.Histogram) Round {
 		r.WallNS += int64(s.client.Wall)
 		r.ClientCPU += int64(s.client.CPU)
 		r.ServerCPU += int64(s.server.CPU)
+		r.HelperCPU += int64(s.helperCPU())
 	}
 	if math.IsNaN(r.Value) || math.IsInf(r.Value, 0) {
 		r.Value = 0 // JSON has no word for it
@@ -177,6 +186,45 @@ func (w *WorkloadResult) values(name string) (v []float64) {
 	return v
 }
 
+// figures returns one of a contender's figures by rounds, or one for all of them.
+func (w *WorkloadResult) figures(name, figure string) []float64 {
+	c := w.Contender(name)
+	switch {
+	case figure == "":
+		return w.values(name)
+	case figure == FigureRegret:
+		return w.regrets()
+	case c == nil || c.Latency == nil:
+		return nil
+	case figure == FigureP99:
+		return []float64{float64(c.Latency.P99)}
+	case figure == FigureP999:
+		return []float64{float64(c.Latency.P999)}
+	}
+	return nil
+}
+
+// cpuPerOp returns the processor time by message, in ns.
+func (r Round) cpuPerOp() float64 {
+	return float64(r.ClientCPU+r.ServerCPU+r.HelperCPU) / float64(r.AllOps)
+}
+
+// regrets returns, for each round that all three have finished, how many times
+// the default is worse than the better of its extremes.
+func (w *WorkloadResult) regrets() []float64 {
+	shm, parked, polling := w.values("shm"), w.values("shm-parked"), w.values("shm-polling")
+	best := make([]float64, min(len(parked), len(polling)))
+	for i := range best {
+		if best[i] = min(parked[i], polling[i]); w.Higher {
+			best[i] = max(parked[i], polling[i])
+		}
+	}
+	if w.Higher {
+		return Ratios(best, shm)
+	}
+	return Ratios(shm, best)
+}
+
 // summarize fills in what follows from the rounds.
 func (w *WorkloadResult) summarize() {
 	base := w.values(w.Baseline)
@@ -192,10 +240,14 @@ func (w *WorkloadResult) summarize() {
 		var cpu []float64
 		for _, r := range c.Rounds {
 			if r.AllOps > 0 {
-				cpu = append(cpu, float64(r.ClientCPU+r.ServerCPU)/float64(r.AllOps))
+				cpu = append(cpu, r.cpuPerOp())
 			}
 		}
 		c.CPU = Summarize(cpu)
+	}
+	if regrets := w.regrets(); len(regrets) > 0 {
+		s := Summarize(regrets)
+		w.Regret = &s
 	}
 }
 

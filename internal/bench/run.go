@@ -10,7 +10,7 @@ import (
 // Options say what [Run] measures and how long.
 type Options struct {
 	Workloads []Workload // nil: all
-	Targets   []Target   // nil: all
+	Targets   []Target   // that the report judges; nil: none
 
 	Run  *regexp.Regexp // workloads, by name; nil: all of them
 	Nets *regexp.Regexp // contenders, by name; nil: all of them
@@ -18,6 +18,11 @@ type Options struct {
 	Rounds    int           // 0: DefaultRounds
 	Slice     time.Duration // 0: as long as each workload says; never below its MinSlice
 	Goroutine bool          // both ends in one process
+
+	// Reopen is after how many rounds all contenders get new processes, in which
+	// luck is new, too: where memory is, on which processors they settle. Every
+	// other round then goes backwards through the contenders. 0: never.
+	Reopen int
 
 	// Each of these is nil or is called from Run's goroutine.
 	Slices   func(n int)                       // how many slices there are, at most
@@ -59,9 +64,9 @@ func Selected(o Options) (ws []Workload) {
 // skip says why a workload cannot be run here, or "".
 func (w Workload) skip(o *Options) string {
 	switch {
-	case o.Goroutine && (w.OneCore || w.TwoCores):
+	case o.Goroutine && (w.OneCore || w.TwoCores || w.Pinned):
 		return "it is about processes, and -peer=goroutine has one"
-	case w.TwoCores && runtime.NumCPU() < 2:
+	case (w.TwoCores || w.Pinned) && runtime.NumCPU() < 2:
 		return "it needs two processors"
 	}
 	return ""
@@ -75,9 +80,6 @@ func (w Workload) skip(o *Options) string {
 func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Rounds == 0 {
 		o.Rounds = DefaultRounds
-	}
-	if o.Targets == nil {
-		o.Targets = Targets()
 	}
 	r := &Report{Machine: machine(), Started: time.Now().UTC().Truncate(time.Second), Rounds: o.Rounds, Peer: "process"}
 	if o.Goroutine {

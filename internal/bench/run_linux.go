@@ -5,9 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -41,8 +40,10 @@ func run(ctx context.Context, o Options, ws []Workload, r *Report) (err error) {
 // entry is a contender with its processes.
 type entry struct {
 	*ContenderResult
+	env   environment
 	pairs []*pair
 	hist  *hdrhistogram.Histogram // of all rounds
+	used  time.Duration           // processor time of those that are gone
 }
 
 // fail drops a contender from the rounds to come.
@@ -50,6 +51,7 @@ func (e *entry) fail(err error) {
 	e.Error = err.Error()
 	for _, p := range e.pairs {
 		p.kill()
+		e.used += p.used()
 	}
 	e.pairs = nil
 }
@@ -63,7 +65,7 @@ func (o *Options) workload(ctx context.Context, dir string, w Workload) (*Worklo
 	if res.Skipped != "" {
 		return res, nil
 	}
-	env := environment{dir: dir, gomaxprocs: w.MaxProcs}
+	env := environment{dir: dir, gomaxprocs: w.MaxProcs, pinned: w.Pinned}
 	if n := w.processors(); n > 0 {
 		cpus, err := allowed()
 		if err != nil {
@@ -71,6 +73,7 @@ func (o *Options) workload(ctx context.Context, dir string, w Workload) (*Worklo
 		}
 		env.cpus = cpus[:min(n, len(cpus))]
 	}
+	before := readBusy()
 	res.Contenders = make([]ContenderResult, len(w.Contenders))
 	entries := make([]*entry, len(w.Contenders))
 	defer func() {
@@ -80,44 +83,35 @@ func (o *Options) workload(ctx context.Context, dir string, w Workload) (*Worklo
 	}()
 	for i, c := range w.Contenders {
 		res.Contenders[i] = ContenderResult{Name: c.Name, Limit: c.Limit, Spec: c.Spec, Rounds: []Round{}}
-		e := &entry{ContenderResult: &res.Contenders[i], hist: newHist()}
-		entries[i] = e
-		if err := e.open(env, w, o.Goroutine); err != nil {
-			e.fail(err)
-		}
+		env.program = c.Program
+		entries[i] = &entry{ContenderResult: &res.Contenders[i], env: env, hist: newHist()}
+		entries[i].open(w, o.Goroutine)
 	}
-	before, peers := readBusy(), time.Duration(0)
+	neighbours, err := w.Neighbours.start(env)
+	if err != nil {
+		return nil, err
+	}
 	// The first round is to get warm and is not counted.
 	for round := -1; round < o.Rounds && ctx.Err() == nil; round++ {
-		q := quota{D: w.Slice}
-		if round < 0 {
-			q.D /= 2
+		if o.Reopen > 0 && round > 0 && round%o.Reopen == 0 {
+			for _, e := range entries {
+				e.reopen(w, o.Goroutine)
+			}
+			warm := *o
+			warm.Progress = nil
+			warm.round(ctx, w, entries, -1)
 		}
-		for _, e := range entries {
-			if ctx.Err() != nil {
-				break
-			}
-			if e.Error == "" {
-				still := w.neighbours()
-				v, err := e.slice(q, o.Goroutine)
-				still()
-				for _, s := range v {
-					peers += s.client.CPU + s.server.CPU
-				}
-				if err != nil {
-					e.fail(fmt.Errorf("round %d: %w", round+1, err))
-				} else if round >= 0 {
-					h := mergeHists(v)
-					e.hist.Merge(h)
-					e.Rounds = append(e.Rounds, newRound(w, v, h))
-				}
-			}
-			if o.Progress != nil {
-				o.Progress(w.Name, e.Name, 1)
-			}
-		}
+		o.round(ctx, w, entries, round)
 	}
-	res.Others = before.others(peers)
+	used, err := neighbours.stop()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		e.close()
+		used += e.used
+	}
+	res.Others = before.others(used)
 	for _, e := range entries {
 		e.Latency = latency(e.hist, true)
 	}
@@ -125,23 +119,33 @@ func (o *Options) workload(ctx context.Context, dir string, w Workload) (*Worklo
 	return res, nil
 }
 
-// neighbours keeps processors busy, if w is about that, until the function that it
-// returns is called.
-func (w Workload) neighbours() (still func()) {
-	if !w.Neighbours {
-		return func() {}
+// round measures a slice of each contender. Round -1 is not counted.
+func (o *Options) round(ctx context.Context, w Workload, entries []*entry, round int) {
+	q := quota{D: w.Slice}
+	if round < 0 {
+		q.D /= 2
 	}
-	var stop atomic.Bool
-	var wg sync.WaitGroup
-	for range runtime.NumCPU() - 1 {
-		wg.Go(func() {
-			for !stop.Load() {
+	if o.Reopen > 0 && round%2 == 1 {
+		entries = slices.Clone(entries)
+		slices.Reverse(entries)
+	}
+	for _, e := range entries {
+		if ctx.Err() != nil {
+			break
+		}
+		if e.Error == "" {
+			v, err := e.slice(q, o.Goroutine)
+			if err != nil {
+				e.fail(fmt.Errorf("round %d: %w", round+1, err))
+			} else if round >= 0 {
+				h := mergeHists(v)
+				e.hist.Merge(h)
+				e.Rounds = append(e.Rounds, newRound(w, v, h))
 			}
-		})
-	}
-	return func() {
-		stop.Store(true)
-		wg.Wait()
+		}
+		if o.Progress != nil {
+			o.Progress(w.Name, e.Name, 1)
+		}
 	}
 }
 
@@ -150,7 +154,7 @@ func (w Workload) processors() int {
 	switch {
 	case w.OneCore:
 		return 1
-	case w.TwoCores:
+	case w.TwoCores, w.Pinned:
 		return 2
 	}
 	return 0
@@ -170,15 +174,23 @@ func allowed() (cpus []int, err error) {
 	return cpus, nil
 }
 
-func (e *entry) open(env environment, w Workload, oneProcess bool) error {
+// open starts the processes of e.
+func (e *entry) open(w Workload, oneProcess bool) {
 	for range w.pairs() {
-		p, err := env.open(e.Spec, oneProcess)
+		p, err := e.env.open(e.Spec, oneProcess)
 		if err != nil {
-			return err
+			e.fail(err)
+			return
 		}
 		e.pairs = append(e.pairs, p)
 	}
-	return nil
+}
+
+// reopen gives e new processes.
+func (e *entry) reopen(w Workload, oneProcess bool) {
+	if e.close(); e.Error == "" {
+		e.open(w, oneProcess)
+	}
 }
 
 // close ends the processes of e, and has an error of theirs reported.
@@ -190,7 +202,9 @@ func (e *entry) close() {
 		if err := p.close(); err != nil && e.Error == "" {
 			e.Error = fmt.Sprintf("at the end: %v", err)
 		}
+		e.used += p.used()
 	}
+	e.pairs = nil
 }
 
 // slice runs all pairs at once.
@@ -199,10 +213,9 @@ func (e *entry) slice(q quota, oneProcess bool) ([]sample, error) {
 	var wg sync.WaitGroup
 	for i, p := range e.pairs {
 		wg.Go(func() {
-			v[i].spec = p.spec
-			v[i].client, v[i].server, errs[i] = p.slice(q)
+			v[i], errs[i] = p.slice(q)
 			if oneProcess {
-				v[i].server.CPU, v[i].server.Mallocs = 0, 0 // in the client's already
+				v[i].server.CPU, v[i].server.Mallocs, v[i].helpers = 0, 0, nil // in the client's already
 			}
 		})
 	}

@@ -9,12 +9,21 @@ type Target struct {
 	// The figure of a round is Num's by Den's, or Num's alone if Den is "".
 	Num, Den string
 	Less     string  // a contender whose figure is taken off both before
+	Figure   string  // "": the workload's metric; FigureP99, FigureP999, FigureRegret
 	Best     bool    // of the best quarter of the rounds
+	Scale    float64 // what the figure is multiplied by, 0: 1
 	AtLeast  float64 // 0: no such bound
 	AtMost   float64 // 0: no such bound, unless Zero
 	Zero     bool    // none, but for what the runtime does in the background
 	Note     bool    // for information, without a bound
 }
+
+// Figures of a workload, besides its metric.
+const (
+	FigureP99    = "p99"    // of all rounds together: stalls are too rare for one round
+	FigureP999   = "p99.9"  // likewise
+	FigureRegret = "regret" // of the default; Num and Den have no part in it
+)
 
 // background is how many allocations a call are the runtime's own.
 const background = 0.01
@@ -31,6 +40,10 @@ func Targets() []Target {
 		{Text: "round trip 64 B / bare atomic ping-pong", Workload: "roundtrip/size=64", Num: "shm", Den: "ping-pong", AtMost: 2.5},
 		{Text: "4-byte unbuffered writes / unix", Workload: "write/size=4", Num: "shm", Den: "unix", AtLeast: 70},
 		{Text: "4-byte unbuffered writes, best rounds, per second", Workload: "write/size=4", Num: "shm", Best: true, AtLeast: 40e6},
+		{Text: "4-byte writes by a Producer, read by a Consumer, best rounds, per second", Workload: "write/size=4", Num: "shm-exclusive", Best: true, AtLeast: 50e6},
+		{Text: "  the same / bare cached int ring", Workload: "write/size=4", Num: "shm-exclusive", Den: "int-ring-cached", AtLeast: 0.45},
+		{Text: "4-byte writes by a Producer in groups of 8 / bare cached int ring", Workload: "write/size=4", Num: "shm-groups", Den: "int-ring-cached", AtLeast: 0.9},
+		{Text: "round trip 64 B by a Producer and a Consumer / bare ping-pong", Workload: "roundtrip/size=64", Num: "shm-exclusive", Den: "ping-pong", AtMost: 1.3},
 		{Text: "4-byte writes through bufio / bare uncached int ring", Workload: "bufio/size=4", Num: "shm", Den: "int-ring", AtLeast: 1.2},
 	}
 	for _, t := range []struct {
@@ -43,7 +56,8 @@ func Targets() []Target {
 			Target{Text: "64 KiB stream / bare memcpy, ring " + name, Workload: "stream/size=65536", Num: "shm" + t.ring, Den: "memcpy" + t.ring, AtLeast: 0.8})
 	}
 	ts = append(ts,
-		Target{Text: "64-byte messages in place / by Write and Read", Workload: "zerocopy/size=64", Num: "shm-zerocopy", Den: "shm", AtLeast: 1.5},
+		Target{Text: "64-byte messages in place / by Write and Read", Workload: "zerocopy/size=64", Num: "shm-zerocopy", Den: "shm", AtLeast: 1},
+		Target{Text: "  the same by a Producer and a Consumer", Workload: "zerocopy/size=64", Num: "shm-exclusive-zerocopy", Den: "shm", AtLeast: 1.5},
 		Target{Text: "round trip after 5 ms idle, p50 / unix", Workload: "pause/ms=5", Num: "shm", Den: "unix", AtMost: 1},
 		Target{Text: "CPU per message at 1,000/s / unix", Workload: "rate/hz=1000", Num: "shm", Den: "unix", AtMost: 1.2},
 		Target{Text: "  the same without what pacing costs", Workload: "rate/hz=1000", Num: "shm", Den: "unix", Less: "pacing", Note: true},
@@ -61,7 +75,7 @@ func Targets() []Target {
 		Target{Text: "allocations per Read or Write", Workload: "allocs", Num: "shm", Zero: true},
 		Target{Text: "allocations per Read or Write, parked", Workload: "allocs", Num: "shm-parked", Zero: true},
 	)
-	return ts
+	return append(ts, sceneTargets()...)
 }
 
 // A TargetResult is what came of a Target.
@@ -81,9 +95,9 @@ func (t Target) judge(r *Report) TargetResult {
 	if w == nil {
 		return res
 	}
-	num, den := w.values(t.Num), w.values(t.Den)
+	num, den := w.figures(t.Num, t.Figure), w.figures(t.Den, t.Figure)
 	if t.Less != "" {
-		less := w.values(t.Less)
+		less := w.figures(t.Less, t.Figure)
 		num, den = minus(num, less), minus(den, less)
 	}
 	res.Rounds = num
@@ -95,6 +109,11 @@ func (t Target) judge(r *Report) TargetResult {
 	}
 	if t.Best {
 		res.Rounds = best(res.Rounds)
+	}
+	if t.Scale != 0 {
+		for i := range res.Rounds {
+			res.Rounds[i] *= t.Scale
+		}
 	}
 	res.Got = Summarize(res.Rounds)
 	switch got := res.Got.Median; {

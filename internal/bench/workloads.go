@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 )
@@ -11,6 +12,10 @@ type Contender struct {
 	Name  string
 	Spec  Spec
 	Limit bool // no connection, but what the hardware allows
+
+	// Program is what its processes run, as far as it is not this one: a program
+	// that calls [Main], and was made of other sources.
+	Program string
 }
 
 // A Workload is measured for several contenders in interleaved slices.
@@ -25,7 +30,8 @@ type Workload struct {
 	TwoCores   bool          // all processes on two processors
 	Pairs      int           // so many clients, each with a server, at once; 0: one
 	MaxProcs   int           // GOMAXPROCS of both processes
-	Neighbours bool          // another process keeps all processors busy but one
+	Pinned     bool          // the server on one processor, the client on another
+	Neighbours Neighbours    // what else runs meanwhile
 	Contenders []Contender
 }
 
@@ -52,6 +58,14 @@ type Metric struct {
 type sample struct {
 	spec           Spec
 	client, server Result
+	helpers        []Result
+}
+
+func (x sample) helperCPU() (d time.Duration) {
+	for _, h := range x.helpers {
+		d += h.CPU
+	}
+	return d
 }
 
 func sum(v []sample, f func(sample) float64) (s float64) {
@@ -65,7 +79,7 @@ func ops(x sample) float64     { return float64(x.client.Ops) }
 func allOps(x sample) float64  { return float64(x.client.AllOps) }
 func elapsed(x sample) float64 { return float64(x.client.Elapsed) }
 func seconds(x sample) float64 { return x.client.Elapsed.Seconds() }
-func cpu(x sample) float64     { return float64(x.client.CPU + x.server.CPU) }
+func cpu(x sample) float64     { return float64(x.client.CPU + x.server.CPU + x.helperCPU()) }
 
 // rate is the sum over pairs that ran at the same time.
 func rate(v []sample) float64 {
@@ -84,6 +98,11 @@ var (
 	median = Metric{"p50 of round trips", "ns", false, func(v []sample) float64 {
 		return float64(mergeHists(v).ValueAtQuantile(50))
 	}}
+	p90 = Metric{"p90 of latencies", "ns", false, func(v []sample) float64 {
+		return float64(mergeHists(v).ValueAtQuantile(90))
+	}}
+	lateness = Metric{"p50 of latencies, from when a message was due", "ns", false, median.of}
+	opening  = Metric{"p50 of the time until a byte is back", "ns", false, median.of}
 	cpuPerOp = Metric{"CPU per message, both processes", "ns", false, func(v []sample) float64 {
 		return sum(v, cpu) / sum(v, allOps)
 	}}
@@ -118,6 +137,8 @@ func With(s Spec, names ...string) (cs []Contender) {
 			c.Spec.Net, c.Spec.RingSize = "shm-zerocopy", 4*mib
 		case "shm-parked":
 			c.Spec.Net, c.Spec.BusyPoll = "shm", 1
+		case "shm-polling":
+			c.Spec.Net, c.Spec.BusyPoll = "shm", -1
 		case "ping-pong":
 			c.Limit, c.Spec.Net, c.Spec.Loop = true, "memory", "pingpong"
 		case "int-ring":
@@ -152,7 +173,7 @@ func Workloads() []Workload {
 	for _, size := range []int{1, 64, kib, 64 * kib} {
 		add(Workload{
 			Name: fmt.Sprintf("roundtrip/size=%d", size), Title: "Round trip, " + Bytes(size), Metric: timePerOp,
-			Contenders: With(Spec{Loop: "roundtrip", Size: size}, append(rings, "ping-pong")...),
+			Contenders: With(Spec{Loop: "roundtrip", Size: size}, append(rings, "shm-exclusive", "ping-pong")...),
 		})
 	}
 	for _, loop := range []string{"write", "bufio"} {
@@ -160,7 +181,7 @@ func Workloads() []Workload {
 			title := map[string]string{"write": "Unbuffered writes, ", "bufio": "Writes through bufio, "}[loop] + Bytes(size)
 			names := rings
 			if size == 4 {
-				names = append(rings[:6:6], "int-ring", "int-ring-cached")
+				names = append(rings[:6:6], "shm-exclusive", "shm-groups", "int-ring", "int-ring-cached")
 			}
 			add(Workload{
 				Name: fmt.Sprintf("%s/size=%d", loop, size), Title: title, Metric: messages,
@@ -176,7 +197,7 @@ func Workloads() []Workload {
 	}
 	add(Workload{
 		Name: "zerocopy/size=64", Title: "Messages in place, 64 B", Metric: messages,
-		Contenders: With(Spec{Loop: "messages", Size: 64}, "shm-zerocopy", "shm", "unix"),
+		Contenders: With(Spec{Loop: "messages", Size: 64}, "shm-zerocopy", "shm-exclusive-zerocopy", "shm", "unix"),
 	})
 	add(Workload{
 		Name: "pause/ms=5", Title: "Round trip after 5 ms idle, 64 B", Metric: median,
@@ -220,7 +241,7 @@ func Workloads() []Workload {
 	})
 	add(Workload{
 		Name: "neighbours", Title: "All cores but one busy with something else, round trip, 64 B", Metric: timePerOp,
-		Neighbours: true, Slice: 100 * time.Millisecond, Contenders: With(rt, "shm", "shm-parked", "unix", "tcp", "pipe"),
+		Neighbours: Neighbours{Kind: Computing, N: runtime.NumCPU() - 1}, Slice: 100 * time.Millisecond, Contenders: With(rt, "shm", "shm-parked", "unix", "tcp", "pipe"),
 	})
 	add(Workload{
 		Name: "gomaxprocs=1", Title: "GOMAXPROCS=1, round trip, 64 B", Metric: timePerOp,
@@ -243,7 +264,7 @@ func Workloads() []Workload {
 		Name: "allocs", Title: "Allocations, 64 B", Metric: allocs,
 		Contenders: With(Spec{Loop: "echo", Size: 64, Allocs: true}, "shm", "shm-parked", "unix", "tcp"),
 	})
-	return ws
+	return append(ws, Scenes()...)
 }
 
 // Bytes writes a size.

@@ -12,21 +12,25 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"shmconn/internal/bench"
+	"shmconn/internal/version"
 )
 
-// orphanEnv makes this test binary a bench that is going to be killed.
+// orphanEnv makes this test binary a bench that is going to be killed, of the
+// workload that it names.
 const orphanEnv = "CLI_TEST_ORPHAN"
 
 func TestMain(m *testing.M) {
 	bench.Main()
-	if os.Getenv(orphanEnv) != "" {
+	if name := os.Getenv(orphanEnv); name != "" {
 		o := bench.Options{
-			Run: regexp.MustCompile("^fourprocs$"), Nets: regexp.MustCompile("^(shm|unix)$"), Slice: 200 * time.Millisecond, Rounds: 1e6,
+			Run: regexp.MustCompile("^" + name + "$"), Nets: regexp.MustCompile("^(shm|unix)$"), Slice: 200 * time.Millisecond, Rounds: 1e6,
 			Progress: func(string, string, int) { fmt.Println("slice") },
 		}
 		_, err := bench.Run(context.Background(), o)
@@ -53,9 +57,14 @@ func TestQuick(t *testing.T) {
 			if status != 0 {
 				t.Fatalf("status %d\n%s\n%s", status, out, errs)
 			}
-			for _, want := range []string{"Round trip, 64 B", "Unbuffered writes, 4 B", "times faster than unix", "ping-pong (limit)"} {
+			for _, want := range []string{"Round trip, 64 B", "Unbuffered writes, 4 B", "better than unix", "What came out", "A ratio of 2 x", "ping-pong (limit)"} {
 				if !strings.Contains(out, want) {
 					t.Errorf("no %q in what it says:\n%s", want, out)
+				}
+			}
+			for _, not := range []string{" met\n", "missed", "\x1b"} {
+				if strings.Contains(out, not) {
+					t.Errorf("%q, without -targets and a terminal, in what it says:\n%s", not, out)
 				}
 			}
 			b, err := os.ReadFile(file)
@@ -63,8 +72,8 @@ func TestQuick(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkJSON(t, b, peer)
-			if b, err := os.ReadFile(page); err != nil || !bytes.Contains(b, []byte("<svg")) {
-				t.Errorf("the page has no chart, %v", err)
+			if b, err := os.ReadFile(page); err != nil || !bytes.Contains(b, []byte("<svg")) || bytes.Contains(b, []byte("missed")) {
+				t.Errorf("the page has no chart, or says which targets are missed, without -targets: %v", err)
 			}
 		})
 	}
@@ -80,7 +89,7 @@ func checkJSON(t *testing.T, b []byte, peer string) {
 	if err := dec.Decode(&r); err != nil {
 		t.Fatal(err)
 	}
-	if r.Peer != peer || r.Rounds != quickRounds || r.Machine.Kernel == "" || r.Machine.Go == "" || r.Machine.ClockNS <= 0 {
+	if r.Peer != peer || r.Rounds != quickRounds || r.Machine.Kernel == "" || r.Machine.Go == "" || r.Machine.ClockNS <= 0 || r.Machine.Version != version.Version || r.Machine.Commit != "" {
 		t.Errorf("the report begins with %+v, %s, %d rounds", r.Machine, r.Peer, r.Rounds)
 	}
 	if len(r.Workloads) != 3 {
@@ -105,14 +114,8 @@ func checkJSON(t *testing.T, b []byte, peer string) {
 			}
 		}
 	}
-	measured := 0
-	for _, target := range r.Targets {
-		if target.Got.N > 0 {
-			measured++
-		}
-	}
-	if measured < 3 {
-		t.Errorf("%d targets measured: %+v", measured, r.Targets)
+	if len(r.Targets) != 0 {
+		t.Errorf("targets are judged without -targets: %+v", r.Targets)
 	}
 }
 
@@ -126,6 +129,12 @@ func TestBadFlags(t *testing.T) {
 		{"-peer thread", `-peer is "thread"`},
 		{"-slice 2h", "-slice is 2h0m0s"},
 		{"-frobnicate", "not defined: -frobnicate"},
+		{"-write", "-write is for -floors"},
+		{"-floors -write -run dial", "-write is for all rows"},
+		{"-floors -nets unix", "-floors has its own contenders"},
+		{"-floors -targets", "-floors and -targets: one at a time"},
+		{"-against HEAD -floors", "-against and -floors: one at a time"},
+		{"-against --output=x", `-against is "--output=x"`},
 		{"roundtrip", `unexpected argument "roundtrip"`},
 	} {
 		status, out, errs := run(t, strings.Fields(tt.args)...)
@@ -139,13 +148,97 @@ func TestBadFlags(t *testing.T) {
 	}
 }
 
+// Targets are judged where they are asked for, and only those that were measured
+// are told of.
+func TestTargets(t *testing.T) {
+	t.Setenv("SHMCONN_DIR", t.TempDir())
+	status, out, errs := run(t, "-quick", "-targets", "-run", "^(roundtrip/size=64|scenes/free)$")
+	if status != 0 {
+		t.Fatalf("status %d\n%s\n%s", status, out, errs)
+	}
+	for _, want := range []string{"round trip 64 B, times faster than unix", "parked back to back / unix", "regret, scenes/free"} {
+		line := regexp.MustCompile(regexp.QuoteMeta(want) + ".* (met|missed)\n")
+		if !line.MatchString(out) {
+			t.Errorf("no target %q that is met or missed in:\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "not measured") {
+		t.Errorf("it tells of targets that were not measured:\n%s", out)
+	}
+}
+
+func TestFloors(t *testing.T) {
+	t.Setenv("SHMCONN_DIR", t.TempDir())
+	// Whether it holds is the machine's affair.
+	status, out, errs := run(t, "-floors", "-rounds", "2", "-run", "^(write/size=4|scenes/pinned|beside)$")
+	floors, err := bench.Floors()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(floors, func(f bench.Floor) bool { return f.Row == "write/size=4" })
+	floor := regexp.QuoteMeta(strconv.FormatFloat(floors[i].AtLeast, 'g', 3, 64))
+	row := regexp.MustCompile(`write/size=4 +` + floor + `0* +[0-9.]+ .* (holds|holds, owes|BELOW|below, disturbed) *\n +scenes/pinned `)
+	if !row.MatchString(out) || strings.Contains(out, "beside") {
+		t.Errorf("status %d, said\n%s\n%s", status, out, errs)
+	}
+	if below := strings.Contains(out, "BELOW"); below != (status == 1) || below != strings.Contains(errs, "below their floors") {
+		t.Errorf("status %d, with\n%s\n%s", status, out, errs)
+	}
+	if status, _, errs := run(t, "-floors", "-run", "^beside$"); status != 1 || !strings.Contains(errs, "has a Unix socket") {
+		t.Errorf("without a row: status %d, %s", status, errs)
+	}
+}
+
+func TestJudgeFloors(t *testing.T) {
+	row := func(name string, better, others float64, tries int) *bench.FloorResult {
+		f := &bench.FloorResult{Floor: bench.Floor{Row: name, AtLeast: 1}}
+		for range tries {
+			w := bench.WorkloadResult{Others: others, Contenders: []bench.ContenderResult{{Name: "shm", Better: bench.Summary{N: 1, Median: better}}}}
+			f.Add(&w, 1)
+		}
+		return f
+	}
+	good, bad, busy, none := row("good", 2, 0, 1), row("bad", 0.5, 0, 3), row("busy", 0.5, 1, 3), row("none", 0, 0, 0)
+	for _, tt := range []struct {
+		rows []*bench.FloorResult
+		want string // in the error; "": none
+	}{
+		{[]*bench.FloorResult{good, busy}, ""},
+		{[]*bench.FloorResult{good, bad, busy}, "below their floors: bad"},
+		{[]*bench.FloorResult{good, good, busy, none}, "not measured within 1m25s: none"},
+		{[]*bench.FloorResult{good, busy, busy, none}, ""}, // others had the time
+	} {
+		err := judgeFloors(tt.rows)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%v, want %q", err, tt.want)
+		}
+	}
+}
+
+// A bench with workloads of its own has no floors, and no states to compare.
+func TestOwnWorkloads(t *testing.T) {
+	c := Command{Name: "test", Workloads: bench.Workloads()[:1], Targets: []bench.Target{}}
+	for _, args := range [][]string{{"-floors"}, {"-against", "HEAD"}} {
+		var out, errs bytes.Buffer
+		if status := c.Main(args, &out, &errs); status != 2 || !strings.Contains(errs.String(), "work in shmconn bench only") {
+			t.Errorf("%v: status %d, %s", args, status, errs.String())
+		}
+	}
+}
+
 func TestList(t *testing.T) {
 	status, out, _ := run(t, "-list", "-targets")
 	if status != 0 || !strings.Contains(out, "roundtrip/size=64") || strings.Contains(out, "bufio/size=64") {
 		t.Errorf("-list -targets: status %d\n%s", status, out)
 	}
-	if status, out, _ = run(t, "-h"); status != 0 || out != "" {
-		t.Errorf("-h: status %d, %q on standard output", status, out)
+	status, out, errs := run(t, "-h")
+	if status != 0 || errs != "" || !strings.HasPrefix(out, "Usage: shmconn bench [flags]\n") || !strings.Contains(out, "\n      --run=REGEXP ") {
+		t.Errorf("-h: status %d, it says\n%s\nand on stderr\n%s", status, out, errs)
+	}
+	for line := range strings.Lines(out) {
+		if n := len(line) - 1; n > 80 {
+			t.Errorf("-h: a line of %d columns: %s", n, line)
+		}
 	}
 }
 
@@ -165,9 +258,26 @@ func TestFailure(t *testing.T) {
 
 // When the bench is killed, its peers end by themselves, and with them all files.
 func TestPeersDieWithParent(t *testing.T) {
+	for _, tt := range []struct {
+		workload string
+		min, max int // processes while it runs
+	}{
+		{"fourprocs", 8, 8},           // two contenders of two pairs
+		{"scenes/pipeline", 8, 8},     // of four processes
+		{"scenes/compute=2", 6, 6},    // of one pair, and the neighbours
+		{"scenes/compile=2", 6, 8},    // whose children come and go
+		{"scenes/pollpair=1", 6, 6},   // the neighbours are a pair
+		{"scenes/first-accept", 4, 5}, // and one that is fresh
+		{"scenes/victim=pipe", 6, 6},  // three each
+	} {
+		t.Run(tt.workload, func(t *testing.T) { testOrphans(t, tt.workload, tt.min, tt.max) })
+	}
+}
+
+func testOrphans(t *testing.T, workload string, least, most int) {
 	dir := t.TempDir()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), orphanEnv+"=1", "SHMCONN_DIR="+dir)
+	cmd.Env = append(os.Environ(), orphanEnv+"="+workload, "SHMCONN_DIR="+dir)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -182,8 +292,8 @@ func TestPeersDieWithParent(t *testing.T) {
 			t.Fatalf("the bench said %q, %v", lines.Text(), lines.Err())
 		}
 	}
-	if n := len(peersOf(t, dir)); n != 8 { // two contenders of two pairs
-		t.Errorf("%d peers while it runs, want 8", n)
+	if n := len(peersOf(t, dir)); n < least || n > most {
+		t.Errorf("%d peers while it runs, want %d to %d", n, least, most)
 	}
 	cmd.Process.Kill()
 	cmd.Wait()

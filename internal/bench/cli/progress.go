@@ -15,6 +15,19 @@ type bar struct {
 	pb *progressbar.ProgressBar
 }
 
+// width returns how many columns the terminal w has, 0 if w is none.
+func width(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	n, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 func newBar(w io.Writer) *bar {
 	f, ok := w.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {

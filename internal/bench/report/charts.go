@@ -3,14 +3,17 @@ package report
 import (
 	"bytes"
 	"fmt"
+	"html"
 	"html/template"
 	"image/color"
 	"math"
+	"regexp"
 	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgsvg"
@@ -20,11 +23,23 @@ import (
 
 // A chart is a drawing with what belongs to it on the page.
 type chart struct {
-	Title  string
-	Axis   string // what the horizontal one shows
-	Note   string
-	SVG    template.HTML
-	Legend []key
+	Title     string
+	Axis      string // what the horizontal one shows
+	Note      string
+	Disturbed []string // what speaks against believing it
+	SVG       template.HTML
+	Narrow    template.HTML // for narrow windows, instead of SVG; "": SVG is for all
+	Legend    []key
+}
+
+// doubt adds to a chart that a workload in it was disturbed.
+func (ch *chart) doubt(w *bench.WorkloadResult) {
+	if s := disturbed(w); s != "" {
+		ch.Disturbed = append(ch.Disturbed, w.Name+": "+s)
+	}
+	for _, o := range overtaken(w) {
+		ch.Disturbed = append(ch.Disturbed, w.Name+": "+o.String())
+	}
 }
 
 // A key explains one colour.
@@ -41,7 +56,12 @@ var colors = map[string]color.RGBA{
 	"shm-1MiB":      {0x0e, 0x9b, 0xd8, 0xff},
 	"shm-4MiB":      {0x22, 0xc7, 0xc9, 0xff},
 	"shm-zerocopy":  {0xd6, 0x45, 0xa8, 0xff},
+	"shm-exclusive": {0x0b, 0x7a, 0x5f, 0xff},
+	"shm-groups":    {0x6c, 0xb5, 0x2d, 0xff},
 	"shm-parked":    {0x0b, 0x2a, 0x6b, 0xff},
+	"shm-polling":   {0x4f, 0x46, 0xe5, 0xff},
+	"new":           {0x1d, 0x4e, 0xd8, 0xff},
+	"old":           {0xe0, 0x6c, 0x00, 0xff},
 	"unix":          {0xe0, 0x6c, 0x00, 0xff},
 	"tcp":           {0x2f, 0x8f, 0x3a, 0xff},
 	"pipe":          {0x9a, 0x3f, 0xb5, 0xff},
@@ -49,17 +69,19 @@ var colors = map[string]color.RGBA{
 	"shmipc-1p":     {0xe0, 0x6a, 0x8a, 0xff},
 	"shmipc-copied": {0x8a, 0x12, 0x35, 0xff},
 
-	"shm-zerocopy-4MiB": {0xf0, 0x8c, 0xcf, 0xff},
-	"memcpy":            {0x55, 0x5b, 0x66, 0xff},
-	"memcpy-1MiB":       {0x82, 0x88, 0x93, 0xff},
-	"memcpy-4MiB":       {0xae, 0xb3, 0xbd, 0xff},
-	"int-ring":          {0x55, 0x5b, 0x66, 0xff},
-	"int-ring-cached":   {0x82, 0x88, 0x93, 0xff},
-	"ping-pong":         {0x55, 0x5b, 0x66, 0xff},
-	"pacing":            {0xae, 0xb3, 0xbd, 0xff},
-	"alone":             {0x2f, 0x8f, 0x3a, 0xff},
-	"beside":            {0x0f, 0x76, 0x6e, 0xff},
-	"beside-both":       {0xc8, 0x1e, 0x4a, 0xff},
+	"shm-zerocopy-4MiB":      {0xf0, 0x8c, 0xcf, 0xff},
+	"shm-exclusive-zerocopy": {0x0f, 0xa3, 0x8f, 0xff},
+
+	"memcpy":          {0x55, 0x5b, 0x66, 0xff},
+	"memcpy-1MiB":     {0x82, 0x88, 0x93, 0xff},
+	"memcpy-4MiB":     {0xae, 0xb3, 0xbd, 0xff},
+	"int-ring":        {0x55, 0x5b, 0x66, 0xff},
+	"int-ring-cached": {0x82, 0x88, 0x93, 0xff},
+	"ping-pong":       {0x55, 0x5b, 0x66, 0xff},
+	"pacing":          {0xae, 0xb3, 0xbd, 0xff},
+	"alone":           {0x2f, 0x8f, 0x3a, 0xff},
+	"beside":          {0x0f, 0x76, 0x6e, 0xff},
+	"beside-both":     {0xc8, 0x1e, 0x4a, 0xff},
 }
 
 func colorOf(name string) color.RGBA {
@@ -77,6 +99,13 @@ func keyOf(c *bench.ContenderResult) key {
 var (
 	ink  = color.RGBA{0x3c, 0x42, 0x4d, 0xff}
 	grid = color.RGBA{0xe3, 0xe6, 0xeb, 0xff}
+)
+
+// The size of charts, in points. The page stretches them to its columns, which are
+// of about this width: lettering stays readable on a phone as well as on a desk.
+const (
+	chartWidth  = 400
+	chartHeight = 270
 )
 
 // newPlot returns an empty plot. Its axes have no titles: plot keeps room for them
@@ -109,7 +138,20 @@ func svg(p *plot.Plot, w, h vg.Length) (template.HTML, error) {
 	if !ok {
 		return "", fmt.Errorf("report: no <svg in what was drawn")
 	}
-	return template.HTML("<svg" + s), nil
+	return template.HTML("<svg" + fitted(s, p.X.Tick.Label)), nil
+}
+
+var textElement = regexp.MustCompile(`<text ([^>]*)>([^<]*)</text>`)
+
+// fitted makes each text of a drawing as wide as the plot took it to be. The
+// browser may not have the plot's font, and letters of another would run into the
+// axis, or over the edge.
+func fitted(svg string, style text.Style) string {
+	return textElement.ReplaceAllStringFunc(svg, func(s string) string {
+		m := textElement.FindStringSubmatch(s)
+		width := style.Width(html.UnescapeString(m[2])).Points()
+		return fmt.Sprintf(`<text textLength="%.4g" lengthAdjust="spacingAndGlyphs" %s>%s</text>`, width, m[1], m[2])
+	})
 }
 
 // ticks are labels at given places.
@@ -240,6 +282,7 @@ func latencies(w *bench.WorkloadResult) (*chart, error) {
 	}
 	p.X.Tick.Marker = marks
 	var err error
-	ch.SVG, err = svg(p, 470, 300)
+	ch.doubt(w)
+	ch.SVG, err = svg(p, chartWidth, chartHeight)
 	return ch, err
 }

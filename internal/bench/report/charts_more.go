@@ -26,7 +26,7 @@ type errorPoints struct {
 // a workload.
 func ratios(r *bench.Report) (*chart, error) {
 	p := newPlot()
-	ch := &chart{Title: "Ratio per workload", Axis: "times better than unix, or than the workload's own baseline", Note: "Right of 1 is better. Ratios are taken within a round; bars reach from the lower to the upper quartile."}
+	ch := &chart{Title: "Ratio per workload", Axis: "times better than unix, or than the workload's own baseline", Note: "Right of 1 is better. Each round has its own ratio: a dot is the median of these, a bar reaches from the lower to the upper quartile."}
 	by := map[string]*errorPoints{}
 	var names []*bench.ContenderResult
 	var marks ticks
@@ -91,7 +91,11 @@ func ratios(r *bench.Report) (*chart, error) {
 	}
 	logarithmic(&p.X, x.min, x.max, func(v float64) string { return bench.Number(v) })
 	p.Y.Min, p.Y.Max, p.Y.Tick.Marker = -0.7, float64(row)-0.3, marks
-	ch.SVG, err = svg(p, 960, vg.Length(70+22*row))
+	height := vg.Length(70 + 22*row)
+	if ch.SVG, err = svg(p, 2.2*chartWidth, height); err != nil {
+		return nil, err
+	}
+	ch.Narrow, err = svg(p, chartWidth, height)
 	return ch, err
 }
 
@@ -115,7 +119,7 @@ func bySize(r *bench.Report, title, axis string, prefixes []string, label func(i
 		errorPoints
 	}
 	p := newPlot()
-	ch := &chart{Title: title, Axis: axis, Note: strings.Join(prefixes, ", ") + "; medians and quartiles"}
+	ch := &chart{Title: title, Axis: axis, Note: strings.Join(prefixes, ", ") + "; medians and quartiles of the rounds"}
 	var lines []*line
 	var y bounds
 	sizes := map[int]bool{}
@@ -126,6 +130,7 @@ func bySize(r *bench.Report, title, axis string, prefixes []string, label func(i
 		if err != nil || !slices.Contains(prefixes, name) {
 			continue
 		}
+		ch.doubt(w)
 		for j := range w.Contenders {
 			c := &w.Contenders[j]
 			if c.Value.N == 0 || c.Value.Q1 <= 0 {
@@ -171,7 +176,7 @@ func bySize(r *bench.Report, title, axis string, prefixes []string, label func(i
 	logarithmic(&p.Y, y.min, y.max, func(v float64) string { return bench.Quantity(v, unit) })
 	p.X.Scale, p.X.Min, p.X.Max, p.X.Tick.Marker = plot.LogScale{}, x.min*0.8, x.max*1.25, marks
 	var err error
-	ch.SVG, err = svg(p, 470, 320)
+	ch.SVG, err = svg(p, chartWidth, chartHeight)
 	return ch, err
 }
 

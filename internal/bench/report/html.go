@@ -6,7 +6,6 @@ import (
 	"html/template"
 	"io"
 	"strings"
-	"time"
 
 	"shmconn/internal/bench"
 )
@@ -15,17 +14,21 @@ import (
 var pageText string
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
-	"ns":        func(v int64) string { return bench.Nanoseconds(float64(v)) },
-	"nsf":       bench.Nanoseconds,
-	"quantity":  bench.Quantity,
-	"number":    bench.Number,
-	"ratio":     ratio,
-	"span":      span,
-	"label":     label,
-	"slice":     func(ns int64) string { return time.Duration(ns).String() },
-	"disturbed": func(w bench.WorkloadResult) string { return disturbed(&w) },
-	"trim":      strings.TrimSpace,
-	"keyof":     func(c bench.ContenderResult) key { return keyOf(&c) },
+	"ns":         func(v int64) string { return bench.Nanoseconds(float64(v)) },
+	"nsf":        bench.Nanoseconds,
+	"quantity":   bench.Quantity,
+	"number":     bench.Number,
+	"ratio":      ratio,
+	"span":       span,
+	"label":      label,
+	"about":      func(w bench.WorkloadResult) string { return about(&w) },
+	"disturbed":  func(w bench.WorkloadResult) string { return disturbed(&w) },
+	"notes":      func(w bench.WorkloadResult) []string { return notes(&w) },
+	"marked":     func(w bench.WorkloadResult, c bench.ContenderResult) bool { return marked(&w, &c) },
+	"disturbing": func(s string) bool { return strings.HasPrefix(s, "DISTURBED") },
+	"verdict":    verdict,
+	"trim":       strings.TrimSpace,
+	"keyof":      func(c bench.ContenderResult) key { return keyOf(&c) },
 	"latency": func(w bench.WorkloadResult) bool {
 		return has(w, func(c bench.ContenderResult) bool { return c.Latency != nil })
 	},
@@ -47,13 +50,15 @@ func has(w bench.WorkloadResult, f func(bench.ContenderResult) bool) bool {
 func HTML(w io.Writer, r *bench.Report) error {
 	data := struct {
 		*bench.Report
-		Commit, Ends string
+		Build, Ends  string
 		Pass, Miss   int
+		Overview     []string
+		Explanations []string
 		Ratios       *chart
 		Throughputs  []*chart
 		Latencies    []*chart
 		CommandLine  string
-	}{Report: r, Commit: r.Machine.Commit, Ends: ends(r), CommandLine: strings.Join(r.Command, " ")}
+	}{Report: r, Build: build(r.Machine), Ends: ends(r), Overview: overview(r.Workloads), Explanations: explanations(r.Workloads), CommandLine: strings.Join(r.Command, " ")}
 	for _, t := range r.Targets {
 		switch t.Status {
 		case "pass":

@@ -5,9 +5,14 @@ package report
 import (
 	"fmt"
 	"io"
+	"math"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
+
+	"github.com/charmbracelet/x/ansi"
 
 	"shmconn/internal/bench"
 )
@@ -15,15 +20,42 @@ import (
 // Header writes where and how a run was made.
 func Header(w io.Writer, r *bench.Report) error {
 	m := r.Machine
-	commit := m.Commit
-	if commit == "" {
-		commit = "unknown"
-	} else if m.Modified {
-		commit += ", modified"
-	}
-	_, err := fmt.Fprintf(w, "machine  %s, %d cores\nsystem   %s %s, %s/%s, load %s\ncommit   %s\nrounds   %d, interleaved; both ends: %s; reading the clock: %s\n",
-		m.CPU, m.Cores, m.Kernel, m.Go, m.OS, m.Arch, m.Load, commit, r.Rounds, ends(r), bench.Nanoseconds(m.ClockNS))
+	_, err := fmt.Fprintf(w, "machine  %s, %d cores\nsystem   %s %s, %s/%s, load %s\nshmconn  %s\nrounds   %d, interleaved; both ends: %s\nclock    reading it takes %s, which every latency includes\n",
+		m.CPU, m.Cores, m.Kernel, m.Go, m.OS, m.Arch, m.Load, build(m), r.Rounds, ends(r), bench.Nanoseconds(m.ClockNS))
 	return err
+}
+
+// build says which shmconn was measured.
+func build(m bench.Machine) string {
+	s := m.Version
+	if m.Commit != "" {
+		s += ", commit " + m.Commit
+	}
+	if m.Modified {
+		s += ", modified"
+	}
+	return s
+}
+
+// Overview writes in words what came of all workloads, and what a ratio means.
+func Overview(w io.Writer, ws []bench.WorkloadResult) {
+	lines := overview(ws)
+	if len(lines) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\nWhat came out\n")
+	for _, s := range append(lines, explanations(ws)...) {
+		paragraph(w, s)
+	}
+}
+
+// lineWidth is how wide text is on a terminal of any width.
+const lineWidth = 80
+
+// paragraph writes s, indented and wrapped.
+func paragraph(w io.Writer, s string) {
+	s = ansi.Wordwrap(s, lineWidth-4, "")
+	fmt.Fprintf(w, "  %s\n", strings.ReplaceAll(s, "\n", "\n    "))
 }
 
 func ends(r *bench.Report) string {
@@ -50,40 +82,44 @@ func (c columns) row(first string, cells ...string) {
 	fmt.Fprintf(c.tw, "  %s%s\t%s\t\n", first, strings.Repeat(" ", pad), strings.Join(cells, "\t"))
 }
 
-// Workload writes what was measured in one workload.
-func Workload(w io.Writer, res *bench.WorkloadResult) error {
+// Workload writes what was measured in one workload. A table that is wider than
+// width becomes two, one below the other; 0 means that any width will do.
+func Workload(w io.Writer, width int, res *bench.WorkloadResult) error {
 	if res.Skipped != "" {
 		_, err := fmt.Fprintf(w, "\n%s  [%s]\n  left out: %s\n", res.Title, res.Name, res.Skipped)
 		return err
 	}
-	direction := "less is better"
-	if res.Higher {
-		direction = "more is better"
+	fmt.Fprintf(w, "\n%s  [%s]\n", res.Title, res.Name)
+	paragraph(w, about(res))
+	if s := disturbed(res); s != "" {
+		paragraph(w, s)
 	}
-	fmt.Fprintf(w, "\n%s  [%s]\n  %s, %s; slices of %v%s\n", res.Title, res.Name, res.Metric, direction, time.Duration(res.SliceNS), disturbed(res))
-	width, latencies, cpu := 0, false, false
+	latencies, cpu := false, false
 	for _, c := range res.Contenders {
-		width = max(width, len([]rune(label(c))))
 		latencies = latencies || c.Latency != nil
 		cpu = cpu || c.CPU.N > 0
 	}
 	cpu = cpu && res.Unit != "cores" // there it is the figure itself
-	c := newColumns(w, width)
-	head := []string{"median", "quartiles", "better than " + res.Baseline, "quartiles"}
+	head := []string{"", "median", "quartiles", "ratio", "quartiles"}
 	if latencies {
 		head = append(head, "p50", "p99", "p99.9", "max")
 	}
 	if cpu {
 		head = append(head, "cpu/op")
 	}
-	c.row("", head...)
-	for _, e := range res.Contenders {
+	rows := [][]string{head}
+	for i := range res.Contenders {
+		e := &res.Contenders[i]
 		if e.Value.N == 0 {
 			continue
 		}
+		star := " " // so that figures stay below each other
+		if marked(res, e) {
+			star = "*"
+		}
 		cells := []string{
-			bench.Quantity(e.Value.Median, res.Unit), span(e.Value, res.Unit),
-			ratio(e.Better), span(e.Better, "x"),
+			label(*e), bench.Quantity(e.Value.Median, res.Unit), span(e.Value, res.Unit),
+			ratio(e.Better) + star, span(e.Better, "x"),
 		}
 		if latencies {
 			cells = append(cells, latency(e.Latency)...)
@@ -91,10 +127,13 @@ func Workload(w io.Writer, res *bench.WorkloadResult) error {
 		if cpu {
 			cells = append(cells, bench.Nanoseconds(e.CPU.Median))
 		}
-		c.row(label(e), cells...)
+		rows = append(rows, cells)
 	}
-	if err := c.tw.Flush(); err != nil {
+	if err := table(w, width, rows, 5); err != nil {
 		return err
+	}
+	for _, s := range notes(res) {
+		paragraph(w, s)
 	}
 	for _, e := range res.Contenders {
 		if e.Error != "" {
@@ -102,6 +141,60 @@ func Workload(w io.Writer, res *bench.WorkloadResult) error {
 		}
 	}
 	return nil
+}
+
+// table writes rows. If they are wider than width, the cells from split on follow
+// in a table of their own, with the first cell of each row repeated.
+func table(w io.Writer, width int, rows [][]string, split int) error {
+	first, total := 0, 2
+	for i := range rows[0] {
+		widest := 0
+		for _, r := range rows {
+			widest = max(widest, utf8.RuneCountInString(r[i]))
+		}
+		if total += widest + 2; i == 0 {
+			first = widest
+		}
+	}
+	parts := [][]int{{1, len(rows[0])}}
+	if width > 0 && total > width && split < len(rows[0]) {
+		parts = [][]int{{1, split}, {split, len(rows[0])}}
+	}
+	for _, p := range parts {
+		c := newColumns(w, first)
+		for _, r := range rows {
+			c.row(r[0], r[p[0]:p[1]]...)
+		}
+		if err := c.tw.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// about says what the figures of a workload are.
+func about(w *bench.WorkloadResult) string {
+	direction := "less is better"
+	if w.Higher {
+		direction = "more is better"
+	}
+	return fmt.Sprintf("%s, %s; ratio: times better than %s; slices of %v", w.Metric, direction, w.Baseline, time.Duration(w.SliceNS))
+}
+
+// notes are what is to be said below the figures of a workload.
+func notes(w *bench.WorkloadResult) (out []string) {
+	for _, s := range []string{anyMarked(w), words(w)} {
+		if s != "" {
+			out = append(out, s)
+		}
+	}
+	for _, o := range overtaken(w) {
+		out = append(out, o.String())
+	}
+	if r := w.Regret; r != nil {
+		out = append(out, fmt.Sprintf("Regret of the default: %s, %s. That is how many times worse shm did than the better of shm-parked, which never polls, and shm-polling, which never parks.", bench.Number(r.Median), span(*r, "x")))
+	}
+	return out
 }
 
 // disturbance is how many cores others may use before it is worth a word.
@@ -112,11 +205,15 @@ func disturbed(w *bench.WorkloadResult) string {
 	if w.Others < disturbance {
 		return ""
 	}
-	return fmt.Sprintf("; DISTURBED: others used %.1f cores", w.Others)
+	return fmt.Sprintf("DISTURBED: other processes used %.1f cores meanwhile.", w.Others)
 }
 
+// label names a contender, and says whether it is no connection.
 func label(c bench.ContenderResult) string {
-	if c.Limit {
+	switch {
+	case strings.HasPrefix(c.Spec.Loop, "ints"):
+		return c.Name + " (bare)" // which a connection can beat, see limits
+	case c.Limit:
 		return c.Name + " (limit)"
 	}
 	return c.Name
@@ -129,19 +226,33 @@ func ratio(s bench.Summary) string {
 	return bench.Number(s.Median) + " x"
 }
 
-// span writes quartiles, the unit once.
+// span writes quartiles, in the unit that the median has beside them.
 func span(s bench.Summary, unit string) string {
 	if s.N == 0 {
 		return "-"
 	}
-	if unit == "x" {
-		return bench.Number(s.Q1) + " .. " + bench.Number(s.Q3)
+	of := func(v float64) string { return bench.Number(v) }
+	switch unit {
+	case "x":
+	case "cores", "allocs":
+		of = func(v float64) string { return fmt.Sprintf("%.4f", v) }
+	default:
+		if by := scale(s.Median, bench.Quantity(s.Median, unit)); by > 0 {
+			of = func(v float64) string { return bench.Number(v / by) }
+		}
 	}
-	lo, hi := bench.Quantity(s.Q1, unit), bench.Quantity(s.Q3, unit)
-	if i := strings.LastIndex(lo, " "); i >= 0 && strings.HasSuffix(hi, lo[i:]) {
-		lo = lo[:i]
+	return of(s.Q1) + " .. " + of(s.Q3)
+}
+
+// scale returns what v was divided by to be written as text, a power of ten, and 0
+// if that cannot be seen.
+func scale(v float64, text string) float64 {
+	number, _, _ := strings.Cut(text, " ")
+	n, err := strconv.ParseFloat(number, 64)
+	if err != nil || n <= 0 || v <= 0 {
+		return 0
 	}
-	return lo + " .. " + hi
+	return math.Pow10(int(math.Round(math.Log10(v / n))))
 }
 
 func latency(l *bench.Latency) []string {
@@ -155,12 +266,23 @@ func latency(l *bench.Latency) []string {
 	return cells
 }
 
+// verdict says what a target's status means.
+func verdict(status string) string {
+	switch status {
+	case "pass":
+		return "met"
+	case "miss":
+		return "missed"
+	}
+	return status
+}
+
 // Targets writes the targets and what came of them.
 func Targets(w io.Writer, ts []bench.TargetResult) error {
 	if len(ts) == 0 {
 		return nil
 	}
-	fmt.Fprintf(w, "\nTargets\n")
+	fmt.Fprintf(w, "\nTargets of the project\n")
 	width := 0
 	for _, t := range ts {
 		width = max(width, len([]rune(t.Text)))
@@ -172,7 +294,7 @@ func Targets(w io.Writer, ts []bench.TargetResult) error {
 		if t.Got.N > 0 {
 			got, quartiles = bench.Number(t.Got.Median), span(t.Got, "x")
 		}
-		c.row(t.Text, t.Want, got, quartiles, t.Status)
+		c.row(t.Text, t.Want, got, quartiles, verdict(t.Status))
 	}
 	return c.tw.Flush()
 }
