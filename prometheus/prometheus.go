@@ -1,5 +1,5 @@
-// Package prometheus gives what a [stats.Set] holds to Prometheus. It is a module of its
-// own, so that only who imports it takes the dependency.
+// Package prometheus gives what a [stats.Set] holds to Prometheus. It is a
+// module of its own, so that only who imports it takes the dependency.
 package prometheus
 
 import (
@@ -11,9 +11,9 @@ import (
 	"shmconn/stats"
 )
 
-// A Collector is a [prometheus.Collector] of the connections in a set. The sums have the
-// label "name"; what is of one connection or listener also has "conn" or "listener", its ID in the
-// set, and is gone once that is closed.
+// A Collector is a [prometheus.Collector] of the connections in a set. The sums
+// have the label "name"; what is of one connection or listener also has "conn"
+// or "listener", its ID in the set, and is gone once that is closed.
 type Collector struct{ set *stats.Set }
 
 var _ prometheus.Collector = (*Collector)(nil)
@@ -44,6 +44,20 @@ var sums = []struct {
 	{desc("rings_total", "System calls made to wake a peer.", "name"), prometheus.CounterValue, func(n stats.Name) float64 { return float64(n.Rings) }},
 }
 
+// causes are why waits went to sleep: they make up parks_total.
+var causes = []struct {
+	name  string
+	value func(stats.Name) uint64
+}{
+	{"always", func(n stats.Name) uint64 { return n.ParksAlways }},
+	{"gap", func(n stats.Name) uint64 { return n.ParksGap }},
+	{"contended", func(n stats.Name) uint64 { return n.ParksContended }},
+	{"near", func(n stats.Name) uint64 { return n.ParksNear }},
+	{"spent", func(n stats.Name) uint64 { return n.ParksSpent }},
+}
+
+var parks = desc("parks_by_cause_total", "Waits that went to sleep, by why they did not poll.", "name", "cause")
+
 // depths are the metrics of a connection.
 var depths = []struct {
 	desc  *prometheus.Desc
@@ -70,6 +84,7 @@ func (c *Collector) Describe(out chan<- *prometheus.Desc) {
 	for _, m := range sums {
 		out <- m.desc
 	}
+	out <- parks
 	for _, m := range depths {
 		out <- m.desc
 	}
@@ -84,6 +99,9 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	for _, n := range snap.Names {
 		for _, m := range sums {
 			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(n), n.Name)
+		}
+		for _, c := range causes {
+			out <- prometheus.MustNewConstMetric(parks, prometheus.CounterValue, float64(c.value(n)), n.Name, c.name)
 		}
 	}
 	for _, l := range snap.Listeners {
