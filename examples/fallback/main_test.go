@@ -3,12 +3,12 @@ package main
 import (
 	"errors"
 	"io/fs"
-	"net"
 	"strings"
 	"testing"
 
 	"shmconn"
 	"shmconn/examples/internal/exampletest"
+	"shmconn/fallback"
 )
 
 func TestMain(m *testing.M) { exampletest.Main(m, main) }
@@ -33,34 +33,9 @@ func TestNotTrusted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Name: "planted", Address: "127.0.0.1:1", TLS: config}
+	s := &fallback.Server{Name: "planted", Address: "127.0.0.1:1", TLS: config}
 	s.Shm.AllowUID = func(uint32) bool { return false }
-	if _, via, err := s.Dial(t.Context()); !errors.Is(err, fs.ErrPermission) {
+	if _, via, err := s.Get(t.Context()); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("via %q, %v, want %v", via, err, fs.ErrPermission)
 	}
-}
-
-// What is idle is found only under the way and the address that it was put with.
-func TestPool(t *testing.T) {
-	var p pool
-	defer p.close()
-	a, b := net.Pipe()
-	p.put("shm", "feed", a)
-	p.put("tls", "feed", b)
-	for _, k := range []poolKey{{"shm", "other"}, {"tcp", "feed"}} {
-		if c := p.get(k.via, k.address); c != nil {
-			t.Errorf("%v: %v", k, c)
-		}
-	}
-	if c := p.get("shm", "feed"); c != a {
-		t.Errorf("shm: %v", c)
-	}
-	if c := p.get("shm", "feed"); c != nil {
-		t.Errorf("shm, again: %v", c)
-	}
-	p.close()
-	if _, err := b.Write([]byte("x")); err == nil {
-		t.Error("what was idle is open after Close")
-	}
-	a.Close()
 }

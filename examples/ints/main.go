@@ -31,6 +31,7 @@ import (
 	"syscall"
 	"time"
 
+	"shmconn"
 	"shmconn/examples/internal/transport"
 )
 
@@ -49,6 +50,7 @@ type config struct {
 	listen string // name to listen on, as the consumer
 	dial   string // name to dial, as the producer
 	chunk  int    // bytes per Write
+	alone  bool   // one goroutine has each half to itself
 	count  uint64 // integers before the zero
 }
 
@@ -59,6 +61,7 @@ func parse(args []string) (config, error) {
 	flags.StringVar(&c.listen, "listen", "", "be the consumer only, and listen on `name` (tcp: host:port)")
 	flags.StringVar(&c.dial, "dial", "", "be the producer only, and dial `name` (tcp: host:port)")
 	flags.IntVar(&c.chunk, "chunk", 4, "`bytes` per Write, a multiple of 4")
+	flags.BoolVar(&c.alone, "producer", false, "over shm: write by a Producer and read by a Consumer, each the only goroutine to do so")
 	flags.DurationVar(&c.BusyPoll, "busypoll", 0, "over shm, how long a wait polls before it parks, as a `duration`; 0: the default; -1ns: it never parks")
 	flags.Uint64Var(&c.count, "count", 10_000_000, "`integers` before the zero")
 	flags.Parse(args)
@@ -70,6 +73,8 @@ func parse(args []string) (config, error) {
 		return c, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case c.listen != "" && c.dial != "":
 		return c, errors.New("-listen and -dial are for two processes: give one of them, or none")
+	case c.alone && c.Network != "shm":
+		return c, fmt.Errorf("-producer is for shm, not for %s", c.Network)
 	case c.chunk < 4 || c.chunk%4 != 0:
 		return c, fmt.Errorf("-chunk %d: must be a multiple of 4, and at least 4", c.chunk)
 	case c.chunk > maxChunk:
@@ -104,7 +109,7 @@ func runConsumer(ctx context.Context, c config, stdout io.Writer) error {
 		return err
 	}
 	fmt.Fprintln(stdout, "consumer: listening on", l.Addr())
-	_, err = acceptOne(ctx, l, stdout)
+	_, err = acceptOne(ctx, c, l, stdout)
 	return err
 }
 
@@ -117,7 +122,7 @@ func runProducer(ctx context.Context, c config, stdout io.Writer) error {
 	defer closeWith(ctx, conn)()
 
 	start := time.Now()
-	writes, err := produce(conn, uint32(c.count), c.chunk)
+	writes, err := produceOn(conn, c)
 	if err != nil {
 		return orCause(ctx, err)
 	}
@@ -141,7 +146,7 @@ func runBoth(ctx context.Context, c config, stdout io.Writer) error {
 		return err
 	}
 	defer l.Close()
-	producer := exec.CommandContext(ctx, exe, "-net", c.Network, "-busypoll", c.BusyPoll.String(),
+	producer := exec.CommandContext(ctx, exe, "-net", c.Network, "-busypoll", c.BusyPoll.String(), "-producer="+strconv.FormatBool(c.alone),
 		"-dial", l.Addr().String(), "-chunk", strconv.Itoa(c.chunk), "-count", strconv.FormatUint(c.count, 10))
 	producer.Stdout, producer.Stderr = stdout, os.Stderr
 	if err := producer.Start(); err != nil {
@@ -157,7 +162,7 @@ func runBoth(ctx context.Context, c config, stdout io.Writer) error {
 		ended <- err
 	}()
 
-	n, err := acceptOne(ctx, l, stdout)
+	n, err := acceptOne(ctx, c, l, stdout)
 	if err != nil {
 		cancel(err) // nor the producer for the consumer
 		<-ended
@@ -175,7 +180,7 @@ func runBoth(ctx context.Context, c config, stdout io.Writer) error {
 // acceptOne reads what the first who dials writes, and returns how many integers
 // that were. It closes l as soon as it has accepted, so that the name is free
 // again, whatever becomes of this process.
-func acceptOne(ctx context.Context, l net.Listener, stdout io.Writer) (uint32, error) {
+func acceptOne(ctx context.Context, c config, l net.Listener, stdout io.Writer) (uint32, error) {
 	defer l.Close()
 	conn, err := l.Accept()
 	if err != nil {
@@ -186,13 +191,37 @@ func acceptOne(ctx context.Context, l net.Listener, stdout io.Writer) (uint32, e
 	fmt.Fprintln(stdout, "consumer: connected")
 
 	start := time.Now()
-	n, err := consume(conn)
+	n, err := consumeFrom(conn, c)
 	if err != nil {
 		return n, fmt.Errorf("consumer: %w", orCause(ctx, err))
 	}
 	mb := 4 * (float64(n) + 1) / 1e6
 	fmt.Fprintf(stdout, "consumer: %d integers in sequence, then the zero: %.1f MB/s\n", n, mb/time.Since(start).Seconds())
 	return n, nil
+}
+
+// produceOn is produce, by a Producer if the command line says so.
+func produceOn(conn net.Conn, c config) (writes int, err error) {
+	if !c.alone {
+		return produce(conn, uint32(c.count), c.chunk)
+	}
+	err = conn.(*shmconn.Conn).Produce(func(p *shmconn.Producer) error {
+		writes, err = produce(p, uint32(c.count), c.chunk)
+		return err
+	})
+	return writes, err
+}
+
+// consumeFrom is consume, by a Consumer if the command line says so.
+func consumeFrom(conn net.Conn, c config) (n uint32, err error) {
+	if !c.alone {
+		return consume(conn)
+	}
+	err = conn.(*shmconn.Conn).Consume(func(r *shmconn.Consumer) error {
+		n, err = consume(r)
+		return err
+	})
+	return n, err
 }
 
 // closeWith closes conn when ctx is cancelled. The function it returns closes conn,

@@ -46,6 +46,21 @@ func TestBoth(t *testing.T) {
 	}
 }
 
+// With a Producer and a Consumer it says the same.
+func TestProducer(t *testing.T) {
+	exampletest.PrivateNames(t)
+	for _, chunk := range []int{4, 12} {
+		out, err := exampletest.Command(t, "-producer", "-chunk", fmt.Sprint(chunk), "-count", "300000").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "consumer: 300000 integers in sequence, then the zero:") {
+			t.Errorf("chunk %d: %v\n%s", chunk, err, out)
+		}
+	}
+	out, err := exampletest.Command(t, "-producer", "-net", "unix").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "-producer is for shm, not for unix") {
+		t.Errorf("over a Unix socket: %v\n%s", err, out)
+	}
+}
+
 // A consumer is a running "ints -listen".
 type consumer struct {
 	*exec.Cmd

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"shmconn/examples/internal/market"
 	"shmconn/examples/internal/transport"
 )
 
@@ -22,8 +23,8 @@ type config struct {
 	orders    string
 	subscribe string
 
-	quotes        []quote
-	subscriptions [][]symbol // of each strategy
+	quotes        []market.Quote
+	subscriptions [][]market.Symbol // of each strategy
 }
 
 const (
@@ -62,7 +63,7 @@ func parseFlags(args []string) (*config, error) {
 	} else {
 		c.networks = []string{*network}
 	}
-	c.subscriptions = make([][]symbol, *strategies)
+	c.subscriptions = make([][]market.Symbol, *strategies)
 	if c.subscribe != "" && isSet(flags, "strategies") {
 		return nil, errors.New("-strategies and -subscribe: give one of them")
 	}
@@ -79,10 +80,10 @@ func isSet(flags *flag.FlagSet, name string) bool {
 // with the input any more.
 func (c *config) load(stdin io.Reader) error {
 	var err error
-	if c.quotes, err = load(c.data, stdin); err != nil {
+	if c.quotes, err = market.Load(c.data, stdin); err != nil {
 		return err
 	}
-	known := symbolsOf(c.quotes)
+	known := market.SymbolsOf(c.quotes)
 	if c.subscribe == "" {
 		for i, s := range known {
 			n := i % len(c.subscriptions)
@@ -98,12 +99,12 @@ func (c *config) load(stdin io.Reader) error {
 
 // parseSubscriptions returns the symbols of each strategy in text, like
 // "MSFT,IBM;AAPL". They must be known.
-func parseSubscriptions(text string, known []symbol) ([][]symbol, error) {
-	var subscriptions [][]symbol
+func parseSubscriptions(text string, known []market.Symbol) ([][]market.Symbol, error) {
+	var subscriptions [][]market.Symbol
 	for list := range strings.SplitSeq(text, ";") {
-		var symbols []symbol
+		var symbols []market.Symbol
 		for name := range strings.SplitSeq(list, ",") {
-			s, err := parseSymbol(strings.TrimSpace(name))
+			s, err := market.ParseSymbol(strings.TrimSpace(name))
 			if err != nil {
 				return nil, err
 			}

@@ -6,16 +6,18 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"shmconn/examples/internal/market"
 )
 
 // A feed is the feed handler: it sends each strategy the prices of the symbols
 // that the strategy has asked for.
 type feed struct {
-	quotes []quote
+	quotes []market.Quote
 	loops  int
 	rate   int // prices a second; 0: as many as the links take
-	links  []*link
-	sendTo map[symbol][]*link
+	links  []*market.Link
+	sendTo map[market.Symbol][]*market.Link
 	fed    atomic.Int64 // prices so far
 }
 
@@ -33,7 +35,7 @@ func runFeed(ctx context.Context, j job, tell func(report)) error {
 	if err := f.accept(ctx, l, j.Strategies); err != nil {
 		return err
 	}
-	began := now()
+	began := market.Now()
 	stop := f.tellProgress(tell)
 	err = f.replay(ctx)
 	stop()
@@ -46,8 +48,8 @@ func runFeed(ctx context.Context, j job, tell func(report)) error {
 
 // accept accepts n strategies and their subscriptions.
 func (f *feed) accept(ctx context.Context, l net.Listener, n int) error {
-	f.sendTo = make(map[symbol][]*link)
-	for _, s := range symbolsOf(f.quotes) {
+	f.sendTo = make(map[market.Symbol][]*market.Link)
+	for _, s := range market.SymbolsOf(f.quotes) {
 		f.sendTo[s] = nil
 	}
 	for range n {
@@ -55,7 +57,7 @@ func (f *feed) accept(ctx context.Context, l net.Listener, n int) error {
 		if err != nil {
 			return err
 		}
-		strategy := newLink(ctx, conn)
+		strategy := market.NewLink(ctx, conn)
 		if err := f.subscribe(strategy); err != nil {
 			return fmt.Errorf("subscription: %w", err)
 		}
@@ -65,27 +67,27 @@ func (f *feed) accept(ctx context.Context, l net.Listener, n int) error {
 }
 
 // subscribe receives the subscription of one strategy.
-func (f *feed) subscribe(strategy *link) error {
-	asked := make(map[symbol]bool)
+func (f *feed) subscribe(strategy *market.Link) error {
+	asked := make(map[market.Symbol]bool)
 	for {
-		m, err := strategy.receive()
+		m, err := strategy.Receive()
 		if err != nil {
 			return err
 		}
-		switch m.kind {
-		case kindStart:
+		switch m.Kind {
+		case market.KindStart:
 			return nil
-		case kindSubscribe:
-			links, known := f.sendTo[m.symbol]
+		case market.KindSubscribe:
+			links, known := f.sendTo[m.Symbol]
 			if !known {
-				return fmt.Errorf("there are no prices of %v", m.symbol)
+				return fmt.Errorf("there are no prices of %v", m.Symbol)
 			}
-			if !asked[m.symbol] {
-				asked[m.symbol] = true
-				f.sendTo[m.symbol] = append(links, strategy)
+			if !asked[m.Symbol] {
+				asked[m.Symbol] = true
+				f.sendTo[m.Symbol] = append(links, strategy)
 			}
 		default:
-			return fmt.Errorf("unexpected message of %v", m.kind)
+			return fmt.Errorf("unexpected message of %v", m.Kind)
 		}
 	}
 }
@@ -94,12 +96,12 @@ func (f *feed) subscribe(strategy *link) error {
 // are due at one time. As long as the next ones are due already, it goes on
 // before it flushes: the buffers then are flushed as they fill.
 func (f *feed) replay(ctx context.Context) error {
-	days := byDate(f.quotes)
-	p := newPacer(f.rate)
+	days := market.ByDate(f.quotes)
+	p := market.NewPacer(f.rate)
 	seq := uint64(0)
 	for range f.loops {
 		for _, day := range days {
-			due := p.wait(ctx, seq)
+			due := p.Wait(ctx, seq)
 			for _, q := range day {
 				seq++
 				if err := f.send(seq, q, due); err != nil {
@@ -107,7 +109,7 @@ func (f *feed) replay(ctx context.Context) error {
 				}
 			}
 			f.fed.Store(int64(seq))
-			if !p.due(seq) {
+			if !p.Due(seq) {
 				if err := f.flush(); err != nil {
 					return err
 				}
@@ -115,7 +117,7 @@ func (f *feed) replay(ctx context.Context) error {
 		}
 	}
 	for _, strategy := range f.links {
-		if err := strategy.end(); err != nil {
+		if err := strategy.End(); err != nil {
 			return err
 		}
 	}
@@ -123,10 +125,10 @@ func (f *feed) replay(ctx context.Context) error {
 }
 
 // send sends q to the strategies that have asked for its symbol.
-func (f *feed) send(seq uint64, q quote, due int64) error {
+func (f *feed) send(seq uint64, q market.Quote, due int64) error {
 	for _, strategy := range f.sendTo[q.Symbol] {
-		m := message{kind: kindPrice, symbol: q.Symbol, seq: seq, price: q.Price, due: due}
-		if err := strategy.send(m); err != nil {
+		m := market.Message{Kind: market.KindPrice, Symbol: q.Symbol, Seq: seq, Price: q.Price, Due: due}
+		if err := strategy.Send(m); err != nil {
 			return err
 		}
 	}
@@ -135,7 +137,7 @@ func (f *feed) send(seq uint64, q quote, due int64) error {
 
 func (f *feed) flush() error {
 	for _, strategy := range f.links {
-		if err := strategy.flush(); err != nil {
+		if err := strategy.Flush(); err != nil {
 			return err
 		}
 	}
@@ -163,41 +165,4 @@ func (f *feed) tellProgress(tell func(report)) (stop func()) {
 		close(done)
 		<-gone
 	}
-}
-
-// A pacer says when prices are due: so many a second, evenly spread, whatever the
-// links make of it. That a price is sent late because an earlier one was held up
-// is latency of the pipeline, and counts: the times that are due do not move.
-type pacer struct {
-	start int64
-	rate  int
-}
-
-func newPacer(rate int) *pacer {
-	if rate > 0 {
-		preciseSleep()
-	}
-	return &pacer{start: now(), rate: rate}
-}
-
-// at returns when the price after the first n is due.
-func (p *pacer) at(n uint64) int64 {
-	second, rest := n/uint64(p.rate), n%uint64(p.rate)
-	return p.start + int64(second)*int64(time.Second) + int64(rest)*int64(time.Second)/int64(p.rate)
-}
-
-// due reports whether the price after the first n is due.
-func (p *pacer) due(n uint64) bool { return p.rate == 0 || now() >= p.at(n) }
-
-// wait waits until the price after the first n is due, and returns when that
-// was. It sleeps most of the time, and spins for the rest, to be on time.
-func (p *pacer) wait(ctx context.Context, n uint64) int64 {
-	if p.rate == 0 {
-		return now()
-	}
-	due := p.at(n)
-	sleepUntil(ctx, due)
-	for now() < due && ctx.Err() == nil {
-	}
-	return due
 }

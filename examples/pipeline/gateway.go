@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,12 +11,14 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"shmconn/examples/internal/market"
 )
 
 // A book is what the order gateway has received from one strategy.
 type book struct {
 	strategy int
-	orders   []message
+	orders   []market.Message
 	latency  *hdrhistogram.Histogram // from when a price was due to when its order was here, in ns
 	ended    int64                   // when the last order was here
 }
@@ -46,7 +47,11 @@ func runGateway(ctx context.Context, j job, tell func(report)) error {
 		return err
 	}
 	hash := sha256.New()
-	if err := writeOrders(io.MultiWriter(hash, file), books); err != nil {
+	orders := make([][]market.Message, len(books))
+	for i, b := range books {
+		orders[i] = b.orders
+	}
+	if err := market.WriteOrders(io.MultiWriter(hash, file), orders); err != nil {
 		return err
 	}
 	r := summarize(books)
@@ -95,16 +100,16 @@ func takeOrders(ctx context.Context, l net.Listener, n int) ([]*book, error) {
 }
 
 // open receives the logon of a strategy, and returns its book.
-func open(ctx context.Context, conn net.Conn) (*book, *link, error) {
-	strategy := newLink(ctx, conn)
-	m, err := strategy.receive()
+func open(ctx context.Context, conn net.Conn) (*book, *market.Link, error) {
+	strategy := market.NewLink(ctx, conn)
+	m, err := strategy.Receive()
 	if err != nil {
 		return nil, nil, fmt.Errorf("logon: %w", err)
 	}
-	if m.kind != kindLogon {
-		return nil, nil, fmt.Errorf("logon: unexpected message of %v", m.kind)
+	if m.Kind != market.KindLogon {
+		return nil, nil, fmt.Errorf("logon: unexpected message of %v", m.Kind)
 	}
-	return &book{strategy: int(m.strategy), latency: newHistogram()}, strategy, nil
+	return &book{strategy: int(m.Strategy), latency: newHistogram()}, strategy, nil
 }
 
 // newHistogram returns a histogram of nanoseconds, from 1 to one hour, to 3 digits.
@@ -113,23 +118,23 @@ func newHistogram() *hdrhistogram.Histogram {
 }
 
 // take takes orders until the strategy has ended.
-func (b *book) take(strategy *link) error {
+func (b *book) take(strategy *market.Link) error {
 	for {
-		m, err := strategy.receive()
+		m, err := strategy.Receive()
 		if err != nil {
 			return err
 		}
-		b.ended = now()
-		switch m.kind {
-		case kindEnd:
-			return strategy.close()
-		case kindOrder:
+		b.ended = market.Now()
+		switch m.Kind {
+		case market.KindEnd:
+			return strategy.Close()
+		case market.KindOrder:
 			b.orders = append(b.orders, m)
-			if err := b.latency.RecordValue(max(1, b.ended-m.due)); err != nil {
+			if err := b.latency.RecordValue(max(1, b.ended-m.Due)); err != nil {
 				return err
 			}
 		default:
-			return fmt.Errorf("unexpected message of %v", m.kind)
+			return fmt.Errorf("unexpected message of %v", m.Kind)
 		}
 	}
 }
@@ -137,27 +142,27 @@ func (b *book) take(strategy *link) error {
 // A result is what the order gateway tells at the end.
 type result struct {
 	Orders int
-	Bought map[symbol]int // orders
-	Sold   map[symbol]int
-	Digest string // SHA-256 of what writeOrders writes
-	Ended  int64  // when the last message was here, by now()
+	Bought map[market.Symbol]int // orders
+	Sold   map[market.Symbol]int
+	Digest string // SHA-256 of what market.WriteOrders writes
+	Ended  int64  // when the last message was here, by market.Now()
 
 	// Latency, from when a price was due to when its order was here.
 	P50, P99, P999, Max time.Duration
 }
 
 func summarize(books []*book) *result {
-	r := &result{Bought: make(map[symbol]int), Sold: make(map[symbol]int)}
+	r := &result{Bought: make(map[market.Symbol]int), Sold: make(map[market.Symbol]int)}
 	latency := newHistogram()
 	for _, b := range books {
 		latency.Merge(b.latency)
 		r.Ended = max(r.Ended, b.ended)
 		r.Orders += len(b.orders)
 		for _, o := range b.orders {
-			if o.side == buy {
-				r.Bought[o.symbol]++
+			if o.Side == market.Buy {
+				r.Bought[o.Symbol]++
 			} else {
-				r.Sold[o.symbol]++
+				r.Sold[o.Symbol]++
 			}
 		}
 	}
@@ -166,18 +171,4 @@ func summarize(books []*book) *result {
 	r.P999 = time.Duration(latency.ValueAtQuantile(99.9))
 	r.Max = time.Duration(latency.Max())
 	return r
-}
-
-// writeOrders writes the orders to w as CSV: those of strategy 0 in the order in
-// which it sent them, then those of strategy 1, and so on. So they are the same
-// bytes however the strategies took turns.
-func writeOrders(w io.Writer, books []*book) error {
-	out := bufio.NewWriter(w)
-	fmt.Fprintln(out, "strategy,order,symbol,side,price,cause")
-	for _, b := range books {
-		for _, o := range b.orders {
-			fmt.Fprintf(out, "%d,%d,%v,%v,%v,%d\n", b.strategy, o.seq, o.symbol, o.side, o.price, o.cause)
-		}
-	}
-	return out.Flush() // with the first error of all
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"shmconn/examples/internal/exampletest"
+	"shmconn/examples/internal/market"
 	"shmconn/examples/internal/transport"
 )
 
@@ -57,8 +58,8 @@ func checkOutput(t *testing.T, out string, want ...string) {
 	}
 }
 
-var closes = func() []quote {
-	quotes, err := load("", nil)
+var closes = func() []market.Quote {
+	quotes, err := market.Load("", nil)
 	if err != nil {
 		panic(err)
 	}
@@ -127,7 +128,7 @@ func TestData(t *testing.T) {
 	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	quotes, err := parseQuotes(strings.NewReader(text.String()))
+	quotes, err := market.ParseQuotes(strings.NewReader(text.String()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"shmconn/examples/internal/market"
 	"shmconn/examples/internal/transport"
 )
 
@@ -30,7 +31,7 @@ type job struct {
 	Strategies int    // how many will dial
 
 	// Feed handler.
-	Quotes []quote
+	Quotes []market.Quote
 	Loops  int
 	Rate   int
 
@@ -39,7 +40,7 @@ type job struct {
 
 	// Strategy.
 	Strategy int // number, from 0
-	Symbols  []symbol
+	Symbols  []market.Symbol
 	Feed     string // address to dial
 	Gateway  string // address to dial
 }
@@ -48,7 +49,7 @@ type job struct {
 type report struct {
 	Address string  // feed handler, order gateway: listens there
 	Fed     int64   // feed handler: prices sent so far
-	Began   int64   // feed handler, at the end: when it began to send, by now()
+	Began   int64   // feed handler, at the end: when it began to send, by market.Now()
 	Result  *result // order gateway, at the end
 }
 

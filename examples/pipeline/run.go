@@ -14,6 +14,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
+	"shmconn/examples/internal/market"
 	"shmconn/examples/internal/transport"
 )
 
@@ -21,7 +22,7 @@ import (
 type outcome struct {
 	network string
 	fed     int64 // prices
-	began   int64 // when the first was due, by now()
+	began   int64 // when the first was due, by market.Now()
 	result
 }
 
@@ -111,19 +112,19 @@ func (c *config) printInput(w io.Writer) {
 		pace = fmt.Sprintf("%d a second", c.rate)
 	}
 	fmt.Fprintf(w, "%d prices of %d symbols x %d loops to %d strategies, %s\n",
-		len(c.quotes), len(symbolsOf(c.quotes)), c.loops, len(c.subscriptions), pace)
+		len(c.quotes), len(market.SymbolsOf(c.quotes)), c.loops, len(c.subscriptions), pace)
 }
 
 // printOrders prints for each symbol what was fed, to whom, and what was ordered.
 func (c *config) printOrders(w io.Writer, o outcome) {
-	prices := make(map[symbol]int)
+	prices := make(map[market.Symbol]int)
 	for _, q := range c.quotes {
 		prices[q.Symbol] += c.loops
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "\nsymbol\tprices\tstrategies\tbought\tsold\t")
 	bought, sold := 0, 0
-	for _, s := range symbolsOf(c.quotes) {
+	for _, s := range market.SymbolsOf(c.quotes) {
 		fmt.Fprintf(table, "%v\t%d\t%s\t%d\t%d\t\n", s, prices[s], c.subscribers(s), o.Bought[s], o.Sold[s])
 		bought += o.Bought[s]
 		sold += o.Sold[s]
@@ -133,7 +134,7 @@ func (c *config) printOrders(w io.Writer, o outcome) {
 }
 
 // subscribers returns the numbers of the strategies that s goes to.
-func (c *config) subscribers(s symbol) string {
+func (c *config) subscribers(s market.Symbol) string {
 	var numbers []string
 	for i, symbols := range c.subscriptions {
 		if slices.Contains(symbols, s) {

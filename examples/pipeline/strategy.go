@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"shmconn/examples/internal/market"
 	"shmconn/examples/internal/transport"
 )
 
@@ -14,12 +15,12 @@ func runStrategy(ctx context.Context, j job, _ func(report)) error {
 	if err != nil {
 		return err
 	}
-	defer prices.close()
+	defer prices.Close()
 	orders, err := dial(ctx, j.Transport, j.Gateway)
 	if err != nil {
 		return err
 	}
-	defer orders.close()
+	defer orders.Close()
 	if err := logOn(orders, j.Strategy); err != nil {
 		return err
 	}
@@ -29,113 +30,67 @@ func runStrategy(ctx context.Context, j job, _ func(report)) error {
 	if err := trade(prices, orders, j.Symbols); err != nil {
 		return err
 	}
-	return orders.end()
+	return orders.End()
 }
 
-func dial(ctx context.Context, t transport.Transport, address string) (*link, error) {
+func dial(ctx context.Context, t transport.Transport, address string) (*market.Link, error) {
 	conn, err := t.Dial(ctx, address)
 	if err != nil {
 		return nil, err
 	}
-	return newLink(ctx, conn), nil
+	return market.NewLink(ctx, conn), nil
 }
 
 // logOn tells the order gateway which strategy this is.
-func logOn(orders *link, strategy int) error {
-	if err := orders.send(message{kind: kindLogon, strategy: uint16(strategy)}); err != nil {
+func logOn(orders *market.Link, strategy int) error {
+	if err := orders.Send(market.Message{Kind: market.KindLogon, Strategy: uint16(strategy)}); err != nil {
 		return err
 	}
-	return orders.flush()
+	return orders.Flush()
 }
 
 // subscribeTo asks the feed handler for the prices of symbols.
-func subscribeTo(prices *link, symbols []symbol) error {
+func subscribeTo(prices *market.Link, symbols []market.Symbol) error {
 	for _, s := range symbols {
-		if err := prices.send(message{kind: kindSubscribe, symbol: s}); err != nil {
+		if err := prices.Send(market.Message{Kind: market.KindSubscribe, Symbol: s}); err != nil {
 			return err
 		}
 	}
-	if err := prices.send(message{kind: kindStart}); err != nil {
+	if err := prices.Send(market.Message{Kind: market.KindStart}); err != nil {
 		return err
 	}
-	return prices.flush()
+	return prices.Flush()
 }
 
 // trade receives prices and sends orders, until there are no more prices. It
 // flushes the orders before it waits for a price, and not sooner.
-func trade(prices, orders *link, symbols []symbol) error {
-	crossovers := make(map[symbol]*crossover)
+func trade(prices, orders *market.Link, symbols []market.Symbol) error {
+	crossovers := make(map[market.Symbol]*market.Crossover)
 	for _, s := range symbols {
-		crossovers[s] = new(crossover)
+		crossovers[s] = new(market.Crossover)
 	}
 	for {
-		if !prices.more() {
-			if err := orders.flush(); err != nil {
+		if !prices.More() {
+			if err := orders.Flush(); err != nil {
 				return err
 			}
 		}
-		m, err := prices.receive()
+		m, err := prices.Receive()
 		if err != nil {
 			return err
 		}
-		if m.kind == kindEnd {
+		if m.Kind == market.KindEnd {
 			return nil
 		}
-		c := crossovers[m.symbol]
-		if m.kind != kindPrice || c == nil {
-			return fmt.Errorf("received a message of %v for symbol %v, which was not asked for", m.kind, m.symbol)
+		c := crossovers[m.Symbol]
+		if m.Kind != market.KindPrice || c == nil {
+			return fmt.Errorf("received a message of %v for symbol %v, which was not asked for", m.Kind, m.Symbol)
 		}
-		if side, crossed := c.next(m.price); crossed {
-			o := message{kind: kindOrder, side: side, symbol: m.symbol, seq: orders.sent + 1, cause: m.seq, price: m.price, due: m.due}
-			if err := orders.send(o); err != nil {
+		if side, crossed := c.Next(m.Price); crossed {
+			o := market.Message{Kind: market.KindOrder, Side: side, Symbol: m.Symbol, Seq: orders.Sent + 1, Cause: m.Seq, Price: m.Price, Due: m.Due}
+			if err := orders.Send(o); err != nil {
 				return err
 			}
 		}
 	}
-}
-
-// The averages of a crossover are over so many prices.
-const (
-	fast = 3
-	slow = 10
-)
-
-// A crossover decides by the moving averages of one symbol's prices: buy when the
-// fast one rises above the slow one, sell when it falls below. It calculates with
-// integers, so that it decides the same on every machine.
-type crossover struct {
-	prices  [slow]amount // the last ones; prices[seen%slow] is the oldest
-	seen    int
-	fastSum amount
-	slowSum amount
-	above   bool // the fast average was above the slow one, when they last differed
-	known   bool // they have differed
-}
-
-// next takes the next price, and reports whether the averages crossed, and what to
-// do then. It decides nothing before there are prices for the slow average.
-func (c *crossover) next(p amount) (what side, crossed bool) {
-	c.fastSum += p - c.last(fast)
-	c.slowSum += p - c.last(slow)
-	c.prices[c.seen%slow] = p
-	c.seen++
-	difference := c.fastSum*slow - c.slowSum*fast
-	if c.seen < slow || difference == 0 {
-		return 0, false
-	}
-	above := difference > 0
-	crossed = c.known && above != c.above
-	c.above, c.known = above, true
-	if above {
-		return buy, crossed
-	}
-	return sell, crossed
-}
-
-// last returns the nth last price, or 0 if there have not been so many.
-func (c *crossover) last(n int) amount {
-	if c.seen < n {
-		return 0
-	}
-	return c.prices[(c.seen-n)%slow]
 }

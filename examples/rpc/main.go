@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/rpc"
@@ -40,11 +41,16 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
-	switch len(args) {
+	flags := flag.NewFlagSet("rpc", flag.ExitOnError)
+	flags.Usage = func() {
+		fmt.Fprintln(flags.Output(), "usage: rpc [name]\n\nWithout a name it serves, and runs itself again as the client of that server.")
+	}
+	flags.Parse(args)
+	switch args := flags.Args(); len(args) {
 	case 0:
 		return serve(ctx, fmt.Sprintf("rpc-%d", os.Getpid()), stdout)
 	case 1:
-		return client(args[0], stdout)
+		return client(flags.Arg(0), stdout)
 	}
 	return errors.New("usage: rpc [name]")
 }

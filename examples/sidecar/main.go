@@ -2,6 +2,7 @@
 // in it, and a client. They may run as different users and have no process, network or
 // IPC namespace in common; compose.yaml and pod.yaml beside this file start them so.
 //
+//	go run ./examples/sidecar                          # both, in a directory of their own
 //	go run ./examples/sidecar -listen /shared/feed
 //	go run ./examples/sidecar -dial /shared/feed -uid 1000
 package main
@@ -16,11 +17,12 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"shmconn"
+	"shmconn/examples/internal/again"
 )
 
 func main() {
@@ -43,8 +45,27 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return serve(ctx, *listen, stdout)
 	case *dial != "" && *listen == "":
 		return client(ctx, *dial, uint32(*uid), stdout)
+	case *dial == "":
+		return both(ctx, stdout)
 	}
-	return errors.New("give one of -listen and -dial")
+	return errors.New("give one of -listen and -dial, or neither")
+}
+
+// both serves in a directory that it makes, and runs this command again as the client.
+func both(ctx context.Context, stdout io.Writer) error {
+	dir, err := os.MkdirTemp("", "sidecar-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "feed")
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- serve(ctx, path, stdout) }()
+	err = again.Run(ctx, stdout, "-dial", path)
+	cancel()
+	return errors.Join(err, <-served)
 }
 
 // serve answers until ctx is cancelled.
@@ -79,16 +100,8 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 
 // client asks once, as soon as the server is there: containers start in any order.
 func client(ctx context.Context, path string, server uint32, stdout io.Writer) error {
-	d := shmconn.Dialer{AllowUID: func(uid uint32) bool { return uid == server }}
-	c, err := d.DialContext(ctx, "shm", path)
-	for errors.Is(err, syscall.ECONNREFUSED) {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
-		c, err = d.DialContext(ctx, "shm", path)
-	}
+	d := shmconn.Dialer{Wait: -1, AllowUID: func(uid uint32) bool { return uid == server }}
+	c, err := d.DialConn(ctx, path)
 	if err != nil {
 		return err
 	}

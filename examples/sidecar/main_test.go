@@ -55,6 +55,17 @@ func TestTwoProcesses(t *testing.T) {
 	}
 }
 
+// By itself it is both.
+func TestAlone(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	if out, err := exampletest.Command(t).CombinedOutput(); err != nil || string(out) != "listening\n"+reply {
+		t.Errorf("%v\n%s\nwant listening, %s", err, out, reply)
+	}
+	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 // The client waits for a server that is started after it.
 func TestAnyOrder(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "feed")
@@ -71,7 +82,7 @@ func TestAnyOrder(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	for _, args := range [][]string{nil, {"-listen", "/a/b", "-dial", "/a/b"}} {
+	for _, args := range [][]string{{"-listen", "/a/b", "-dial", "/a/b"}} {
 		out, err := exampletest.Command(t, args...).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "give one of") {
 			t.Errorf("%v: %v\n%s", args, err, out)

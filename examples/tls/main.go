@@ -14,6 +14,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/big"
@@ -33,7 +34,12 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
-	switch len(args) {
+	flags := flag.NewFlagSet("tls", flag.ExitOnError)
+	flags.Usage = func() {
+		fmt.Fprintln(flags.Output(), "usage: tls [name directory certificate]\n\nWithout arguments it serves, and runs itself again as the client of that server.")
+	}
+	flags.Parse(args)
+	switch args := flags.Args(); len(args) {
 	case 0:
 		return serve(ctx, fmt.Sprintf("tls-%d", os.Getpid()), stdout)
 	case 3:

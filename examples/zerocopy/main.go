@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -106,11 +107,16 @@ func main() {
 const quotes = 1_000_000
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
-	switch len(args) {
+	flags := flag.NewFlagSet("zerocopy", flag.ExitOnError)
+	flags.Usage = func() {
+		fmt.Fprintln(flags.Output(), "usage: zerocopy [name]\n\nWithout a name it receives, and runs itself again as the sender.")
+	}
+	flags.Parse(args)
+	switch args := flags.Args(); len(args) {
 	case 0:
 		return serve(ctx, fmt.Sprintf("zerocopy-%d", os.Getpid()), stdout)
 	case 1:
-		c, err := shmconn.Dial(args[0])
+		c, err := shmconn.Dial(flags.Arg(0))
 		if err != nil {
 			return err
 		}

@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"testing"
 
-	"shmconn"
 	"shmconn/examples/internal/exampletest"
 )
 
@@ -20,29 +19,9 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// pair returns the two ends of a connection.
-func pair(t *testing.T) (a, b *shmconn.Conn) {
-	t.Helper()
-	exampletest.PrivateNames(t)
-	l, err := shmconn.Listen("quotes")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if a, err = shmconn.Dial("quotes"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { a.Close() })
-	if b, err = l.AcceptConn(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.Close() })
-	return a, b
-}
-
 // Neither end allocates anything for a message.
 func TestAllocations(t *testing.T) {
-	a, b := pair(t)
+	a, b := exampletest.Pair(t, 0)
 	var got total
 	var first uint64
 	const n = 1000
@@ -62,7 +41,7 @@ func TestAllocations(t *testing.T) {
 
 // A gap and half a message are errors.
 func TestErrors(t *testing.T) {
-	a, b := pair(t)
+	a, b := exampletest.Pair(t, 0)
 	if err := send(a, 5, 1); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"shmconn"
 )
 
 // runMain is the environment variable that makes a test binary the example.
@@ -51,4 +53,26 @@ func PrivateNames(t *testing.T) string {
 		}
 	})
 	return dir
+}
+
+// Pair returns the two ends of a connection with rings of ringSize bytes, 0 for
+// the default, in a directory of its own. Both are closed when t ends.
+func Pair(t *testing.T, ringSize int) (dialed, accepted *shmconn.Conn) {
+	t.Helper()
+	PrivateNames(t)
+	lc := shmconn.ListenConfig{RingSize: ringSize}
+	l, err := lc.Listen("example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if dialed, err = shmconn.Dial("example"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dialed.Close() })
+	if accepted, err = l.AcceptConn(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { accepted.Close() })
+	return dialed, accepted
 }

@@ -1,4 +1,4 @@
-package main
+package market
 
 import (
 	"bytes"
@@ -21,36 +21,36 @@ import (
 //go:embed stocks.csv
 var stocks []byte
 
-// An amount is a price in 1/10,000.
-type amount int64
+// An Amount is a price in 1/10,000.
+type Amount int64
 
 // unit is the amount of 1.
 const unit = 10_000
 
-// maxAmount keeps sums of prices far from an overflow.
-const maxAmount = 1_000_000_000 * unit
+// MaxAmount keeps sums of prices far from an overflow.
+const MaxAmount = 1_000_000_000 * unit
 
-func (a amount) String() string { return fmt.Sprintf("%d.%04d", a/unit, a%unit) }
+func (a Amount) String() string { return fmt.Sprintf("%d.%04d", a/unit, a%unit) }
 
 // parseAmount returns the amount written as text: a positive decimal number
 // with at most 4 decimal places, exactly.
-func parseAmount(text string) (amount, error) {
+func parseAmount(text string) (Amount, error) {
 	whole, decimals, _ := strings.Cut(text, ".")
 	if len(decimals) <= 4 {
 		digits := whole + decimals + "0000"[len(decimals):]
 		n, err := strconv.ParseUint(digits, 10, 64)
-		if err == nil && n > 0 && n <= maxAmount {
-			return amount(n), nil
+		if err == nil && n > 0 && n <= MaxAmount {
+			return Amount(n), nil
 		}
 	}
-	return 0, fmt.Errorf("price %q must be a number above 0, up to %d, with at most 4 decimal places", text, maxAmount/unit)
+	return 0, fmt.Errorf("price %q must be a number above 0, up to %d, with at most 4 decimal places", text, MaxAmount/unit)
 }
 
-// A quote is one price of the input.
-type quote struct {
-	Symbol symbol
+// A Quote is one price of the input.
+type Quote struct {
+	Symbol Symbol
 	Date   time.Time
-	Price  amount
+	Price  Amount
 }
 
 // dateLayouts are the forms that a date in the input may have.
@@ -65,9 +65,9 @@ func parseDate(text string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("date %q must be like one of %q", text, dateLayouts)
 }
 
-// load returns the quotes in the file called name, in stdin for "-", or in stocks
+// Load returns the quotes in the file called name, in stdin for "-", or in stocks
 // for "", in the order of their dates. An error names the file.
-func load(name string, stdin io.Reader) ([]quote, error) {
+func Load(name string, stdin io.Reader) ([]Quote, error) {
 	var r io.Reader
 	switch name {
 	case "":
@@ -82,22 +82,22 @@ func load(name string, stdin io.Reader) ([]quote, error) {
 		defer f.Close()
 		r = f
 	}
-	quotes, err := parseQuotes(r)
+	quotes, err := ParseQuotes(r)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return quotes, nil
 }
 
-// parseQuotes returns the quotes in the lines "symbol,date,price" of r, in the
+// ParseQuotes returns the quotes in the lines "symbol,date,price" of r, in the
 // order of their dates; those of one date stay in the order of their lines. The
 // first line may be a header. If any line is wrong, there are no quotes, and the
 // error has the line's number.
-func parseQuotes(r io.Reader) ([]quote, error) {
+func ParseQuotes(r io.Reader) ([]Quote, error) {
 	lines := csv.NewReader(r)
 	lines.FieldsPerRecord = 3
 	lines.ReuseRecord = true
-	var quotes []quote
+	var quotes []Quote
 	for first := true; ; first = false {
 		fields, err := lines.Read()
 		if err == io.EOF {
@@ -119,7 +119,7 @@ func parseQuotes(r io.Reader) ([]quote, error) {
 	if len(quotes) == 0 {
 		return nil, errors.New("no prices")
 	}
-	slices.SortStableFunc(quotes, func(a, b quote) int { return a.Date.Compare(b.Date) })
+	slices.SortStableFunc(quotes, func(a, b Quote) int { return a.Date.Compare(b.Date) })
 	return quotes, nil
 }
 
@@ -135,27 +135,27 @@ func atLine(err error) error {
 	return fmt.Errorf("line %d: %w", bad.Line, bad.Err)
 }
 
-func parseQuote(fields []string) (quote, error) {
-	s, err := parseSymbol(fields[0])
+func parseQuote(fields []string) (Quote, error) {
+	s, err := ParseSymbol(fields[0])
 	if err != nil {
-		return quote{}, err
+		return Quote{}, err
 	}
 	date, err := parseDate(fields[1])
 	if err != nil {
-		return quote{}, err
+		return Quote{}, err
 	}
 	p, err := parseAmount(fields[2])
 	if err != nil {
-		return quote{}, err
+		return Quote{}, err
 	}
-	return quote{Symbol: s, Date: date, Price: p}, nil
+	return Quote{Symbol: s, Date: date, Price: p}, nil
 }
 
-// byDate cuts quotes, which are in the order of their dates, into one slice a date.
-func byDate(quotes []quote) [][]quote {
-	var days [][]quote
+// ByDate cuts quotes, which are in the order of their dates, into one slice a date.
+func ByDate(quotes []Quote) [][]Quote {
+	var days [][]Quote
 	for len(quotes) > 0 {
-		n := slices.IndexFunc(quotes, func(q quote) bool { return !q.Date.Equal(quotes[0].Date) })
+		n := slices.IndexFunc(quotes, func(q Quote) bool { return !q.Date.Equal(quotes[0].Date) })
 		if n < 0 {
 			n = len(quotes)
 		}
@@ -165,10 +165,10 @@ func byDate(quotes []quote) [][]quote {
 	return days
 }
 
-// symbolsOf returns the symbols of quotes, in the order in which they first appear.
-func symbolsOf(quotes []quote) []symbol {
-	var symbols []symbol
-	seen := make(map[symbol]bool)
+// SymbolsOf returns the symbols of quotes, in the order in which they first appear.
+func SymbolsOf(quotes []Quote) []Symbol {
+	var symbols []Symbol
+	seen := make(map[Symbol]bool)
 	for _, q := range quotes {
 		if !seen[q.Symbol] {
 			seen[q.Symbol] = true

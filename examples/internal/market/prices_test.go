@@ -1,4 +1,4 @@
-package main
+package market
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 )
 
 func TestStocks(t *testing.T) {
-	quotes, err := load("", nil)
+	quotes, err := Load("", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func TestStocks(t *testing.T) {
 	if len(quotes) != 560 || fmt.Sprint(counts) != fmt.Sprint(want) {
 		t.Errorf("%d quotes, %v; want 560, %v", len(quotes), counts, want)
 	}
-	if days := byDate(quotes); len(days) != 123 || len(days[0]) != 4 || len(days[122]) != 5 {
+	if days := ByDate(quotes); len(days) != 123 || len(days[0]) != 4 || len(days[122]) != 5 {
 		t.Errorf("%d dates, %d quotes on the first, %d on the last", len(days), len(days[0]), len(days[len(days)-1]))
 	}
 	if q := quotes[0]; q.Symbol.String() != "MSFT" || q.Price != 39_8100 || q.Date.Format("2006-01-02") != "2000-01-01" {
@@ -61,7 +61,7 @@ func TestParseQuotes(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			quotes, err := parseQuotes(strings.NewReader(test.text))
+			quotes, err := ParseQuotes(strings.NewReader(test.text))
 			var got []string
 			for _, q := range quotes {
 				got = append(got, fmt.Sprint(q.Symbol, q.Price))
@@ -75,15 +75,15 @@ func TestParseQuotes(t *testing.T) {
 		})
 	}
 	boom := errors.New("boom")
-	if _, err := parseQuotes(iotest.ErrReader(boom)); !errors.Is(err, boom) {
+	if _, err := ParseQuotes(iotest.ErrReader(boom)); !errors.Is(err, boom) {
 		t.Errorf("error is %v, want %v", err, boom)
 	}
 }
 
 func TestParseAmount(t *testing.T) {
-	for text, want := range map[string]amount{
+	for text, want := range map[string]Amount{
 		"1": 1_0000, "0.0001": 1, "39.81": 39_8100, ".5": 5000, "7.": 7_0000,
-		"007": 7_0000, "1000000000": maxAmount,
+		"007": 7_0000, "1000000000": MaxAmount,
 	} {
 		if got, err := parseAmount(text); got != want || err != nil {
 			t.Errorf("%q is %v, %v; want %v", text, got, err, want)
@@ -107,19 +107,19 @@ func TestLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if quotes, err := load(good, nil); len(quotes) != 1 || err != nil {
+	if quotes, err := Load(good, nil); len(quotes) != 1 || err != nil {
 		t.Errorf("%v, %v", quotes, err)
 	}
-	if quotes, err := load("-", strings.NewReader("A,2024-01-02,1")); len(quotes) != 1 || err != nil {
+	if quotes, err := Load("-", strings.NewReader("A,2024-01-02,1")); len(quotes) != 1 || err != nil {
 		t.Errorf("%v, %v", quotes, err)
 	}
-	if _, err := load("-", strings.NewReader("A")); err == nil || !strings.HasPrefix(err.Error(), "stdin: line 1: ") {
+	if _, err := Load("-", strings.NewReader("A")); err == nil || !strings.HasPrefix(err.Error(), "stdin: line 1: ") {
 		t.Error(err)
 	}
-	if _, err := load(bad, nil); err == nil || !strings.HasPrefix(err.Error(), bad+": line 1: ") {
+	if _, err := Load(bad, nil); err == nil || !strings.HasPrefix(err.Error(), bad+": line 1: ") {
 		t.Error(err)
 	}
-	if _, err := load(filepath.Join(dir, "absent"), nil); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Load(filepath.Join(dir, "absent"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 }
