@@ -57,6 +57,11 @@ func reuseMessage(id segment.ID, generation uint32) []byte {
 func receiveReuse(sock int) (id segment.ID, generation uint32, ok, there bool) {
 	var buf [reuseMessageSize + 1]byte
 	n, _, flags, _, err := unix.Recvmsg(sock, buf[:], nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	if n == 0 && err == nil {
+		// The end, unless the dialer has spoken and closed after the kernel had
+		// found nothing: then what it said is there now.
+		n, _, flags, _, err = unix.Recvmsg(sock, buf[:], nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	}
 	if err == unix.EAGAIN || err == unix.EINTR {
 		return id, 0, false, false
 	}

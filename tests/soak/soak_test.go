@@ -859,7 +859,9 @@ func manyConns(s shmtest.Shape, in *bufio.Scanner) {
 			}
 		case "cycle", "cycledial":
 			for i := 0; i < n && err == nil; i++ {
-				err = cycle(connect, i, false)
+				if err = cycle(connect, i, false); err != nil {
+					fmt.Fprintf(os.Stderr, "cycle %d: %v\n", i, err)
+				}
 			}
 		case "echo":
 			b := make([]byte, 1)
