@@ -58,6 +58,7 @@ var (
 		"internal/handshake/dial.go",
 		"internal/handshake/dialend.go",
 		"internal/handshake/dialwait.go",
+		"internal/handshake/halfopen.go",
 		"internal/handshake/message.go",
 		"internal/handshake/redial.go",
 		"internal/handshake/watch.go",

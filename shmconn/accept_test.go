@@ -101,11 +101,10 @@ func TestPasses(t *testing.T) {
 	}
 }
 
-// pong goes on when a shortage of descriptors is over. Its 32 are enough for the
-// listener to finish the three dialers that it takes at a time. With 20 these
-// can hold what each of them needs, and then none is ever finished.
+// pong goes on when a shortage of descriptors is over, even where it can have
+// no more than one handshake takes beyond what it has itself.
 func TestShortage(t *testing.T) {
-	p := startProgram(t, "sh", "-c", `ulimit -n 32; exec shmconn pong scarce`)
+	p := startProgram(t, "sh", "-c", `ulimit -n 20; exec shmconn pong scarce`)
 	d := &shmconn.Dialer{Wait: time.Minute}
 	var all []*shmconn.Conn
 	for range 40 { // more than it can have open files

@@ -9,8 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"shmconn/internal/bubble"
@@ -22,10 +22,9 @@ import (
 
 // A Listener is what is behind a Listener.
 //
-// One goroutine takes dialers off the socket, one at a time, and does not take
-// the next before Accept has taken the last: so it is the kernel that keeps the
-// backlog. A dialer whose message is not there yet gets a goroutine of its own.
-// All of them are outside the bubble that Listen may have been called in.
+// Accept takes dialers off the socket, one at a time: so it is the kernel that
+// keeps the backlog. A dialer whose message is not there yet gets a goroutine
+// of its own. All of this is outside the bubble that a caller may be in.
 type Listener struct {
 	name     string
 	busyPoll time.Duration
@@ -40,17 +39,17 @@ type Listener struct {
 	acceptQueue []result       // for Accept
 	busy        map[uint32]int // handshakes under way, by user
 	halfOpens   []*halfOpen    // have said nothing yet, oldest first
+	short       []*halfOpen    // this end was short of what their handshakes take
 	taken       int            // dialers that are off the socket, and neither in acceptQueue nor refused
+	waiting     *socket        // that Accept waits on
+	woken       bool           // by a deadline of the socket
 	running     int            // goroutines that Close waits for: all but handshakes and handlers of the Logger
 	users       int            // goroutines, and one more until Close: the last closes the directory
 	watcher     *time.Timer    // calls watch
 	expired     bool
 	closed      bool
 
-	drained *sync.Cond // ready is empty, or closed
-
-	accepting sync.Mutex // held by the Accept that waits for news
-	news      sema.Sema  // says: look at ready, expired, closed
+	accepting sync.Mutex // held by the Accept that serves dialers
 
 	idle sema.Sema // says: running is 0 since Close
 
@@ -64,7 +63,8 @@ type Listener struct {
 // A socket is one that dialers connect to.
 type socket struct {
 	*os.File
-	looks int // of watch since it lost the name
+	raw   syscall.RawConn // of the same
+	looks int             // of watch since it lost the name
 }
 
 // A result is what Accept returns.
@@ -115,7 +115,6 @@ func Listen(name string, lc ListenOptions) (*Listener, error) {
 		busy:     make(map[uint32]int),
 		users:    1,
 	}
-	l.drained = sync.NewCond(&l.mu)
 	l.spares.awaited = l.awaited
 	if err := l.open(sock); err != nil {
 		files.Close()
@@ -151,74 +150,12 @@ func checkMode(mode fs.FileMode) error {
 	return nil
 }
 
-// Accept waits for the next connection. It returns that and its number, from 1.
-func (l *Listener) Accept() (*stream.Stream, uint64, error) {
-	l.accepting.Lock()
-	defer l.accepting.Unlock()
-	for {
-		r, ok := l.next()
-		if ok {
-			if r.err != nil {
-				return nil, 0, r.err
-			}
-			return r.s, l.files.Accepted(), nil
-		}
-		l.news.Wait()
-	}
-}
-
-// next returns what Accept should return, if there is anything yet.
-func (l *Listener) next() (r result, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.closed:
-		return result{err: net.ErrClosed}, true
-	case l.expired:
-		return result{err: os.ErrDeadlineExceeded}, true
-	case len(l.acceptQueue) == 0:
-		return result{}, false
-	}
-	r = l.acceptQueue[0]
-	l.acceptQueue = slices.Delete(l.acceptQueue, 0, 1)
-	if len(l.acceptQueue) == 0 {
-		l.drained.Broadcast()
-	}
-	return r, true
-}
-
-// enqueue gives r to Accept. It reports false, and does nothing, after Close.
-func (l *Listener) enqueue(r result) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return false
-	}
-	if r.s != nil {
-		l.taken--
-	}
-	l.acceptQueue = append(l.acceptQueue, r)
-	l.news.Notify()
-	return true
-}
-
-// awaitDrained waits until Accept has taken everything. It reports false after
-// Close.
-func (l *Listener) awaitDrained() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for len(l.acceptQueue) > 0 && !l.closed {
-		l.drained.Wait()
-	}
-	return !l.closed
-}
-
-// open starts to take dialers off sock. A socket before it, which has lost its
-// name, goes on with what waits in its backlog.
+// open has Accept take dialers off sock. A socket before it, which has lost its
+// name, is looked at first: some may wait in its backlog.
 func (l *Listener) open(sock int) error {
 	s := &socket{File: os.NewFile(uintptr(sock), "listener")}
-	raw, err := s.SyscallConn()
-	if err == nil {
+	var err error
+	if s.raw, err = s.SyscallConn(); err == nil {
 		err = s.SetDeadline(time.Time{}) // is epoll watching it?
 	}
 	if err != nil {
@@ -232,7 +169,7 @@ func (l *Listener) open(sock int) error {
 		return net.ErrClosed
 	}
 	l.sockets = append(l.sockets, s)
-	l.start(func() { l.serve(raw) })
+	l.wake()
 	return nil
 }
 
@@ -284,8 +221,9 @@ func (l *Listener) Close() error {
 	for _, d := range l.halfOpens {
 		bubble.Go(d.close)
 	}
-	l.news.Notify()
-	l.drained.Broadcast()
+	for _, d := range l.short {
+		bubble.Go(d.abandon)
+	}
 	l.mu.Unlock()
 	for _, s := range sockets {
 		s.Close()
@@ -323,7 +261,7 @@ func (l *Listener) SetDeadline(t time.Time) error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.expired = expired
-		l.news.Notify()
+		l.wake()
 	})
 	return nil
 }

@@ -21,10 +21,14 @@ func (l *Listener) watch() {
 			l.files.Unserved() // and try again in a second
 		}
 	}
-	if err != nil && l.awaitDrained() {
-		l.enqueue(result{err: temporary(err)})
-	}
+	l.lookAhead()
 	l.mu.Lock()
+	if err != nil && !l.closed && len(l.acceptQueue) == 0 {
+		l.acceptQueue = append(l.acceptQueue, result{err: temporary(err)})
+	}
+	if len(l.acceptQueue) > 0 || len(l.sockets) > 1 {
+		l.wake() // for those who have connected to a socket without a name
+	}
 	drained := l.removeDrained()
 	if !l.closed {
 		l.watcher.Reset(watchEvery)
@@ -62,11 +66,7 @@ func (l *Listener) removeDrained() (drained []*socket) {
 // pending reports whether a dialer waits in the backlog. When in doubt it says
 // so.
 func (s *socket) pending() (pending bool) {
-	raw, err := s.SyscallConn()
-	if err != nil {
-		return true
-	}
-	err = raw.Control(func(fd uintptr) {
+	err := s.raw.Control(func(fd uintptr) {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		n, err := unix.Poll(fds, 0)
 		pending = n > 0 || err != nil

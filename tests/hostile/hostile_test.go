@@ -414,7 +414,14 @@ func TestRubbish(t *testing.T) {
 		t.Run(fmt.Sprintf("anonymous=%v", s.Anonymous), func(t *testing.T) {
 			l := s.MustListen(t, shmtest.NewName())
 			name := shmtest.NameOf(l)
-			shmtest.WantServed(t, s, l)
+			go shmtest.ServeEcho(l)
+			wantEchoed := func(t *testing.T) {
+				t.Helper()
+				if err := shmtest.Echoed(s, name, 0); err != nil {
+					t.Errorf("a polite dialer: %v", err)
+				}
+			}
+			wantEchoed(t)
 			for _, w := range kind.wrongs {
 				t.Run(strings.ReplaceAll(w.name, " ", "_"), func(t *testing.T) {
 					before, drops := shmtest.OpenDescriptors(), shmtest.Refused(t, name)
@@ -431,7 +438,7 @@ func TestRubbish(t *testing.T) {
 					}
 					p.HandOver()
 					p.Dropped()
-					shmtest.WantServed(t, s, l)
+					wantEchoed(t)
 				})
 			}
 		})
