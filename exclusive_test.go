@@ -336,7 +336,7 @@ func TestExclusiveWaits(t *testing.T) {
 		for range 100 {
 			runtime.Gosched()
 		}
-		time.Sleep(5 * time.Millisecond) // more than a waiter's patience: it asks for the lock
+		time.Sleep(5 * time.Millisecond) // more than starvingAfter in turn: it asks for the lock
 		for _, s := range []string{"fi", "rst"} {
 			if _, err := p.Write([]byte(s)); err != nil {
 				return err

@@ -195,9 +195,9 @@ func (p *peer) run() {
 // hear returns the next answer.
 func (p *peer) hear() string {
 	p.t.Helper()
-	patience := 20 * time.Second
+	limit := 20 * time.Second
 	if *long {
-		patience = time.Hour
+		limit = time.Hour
 	}
 	select {
 	case line, ok := <-p.lines:
@@ -205,7 +205,7 @@ func (p *peer) hear() string {
 			p.t.Fatalf("%s has ended", p.what)
 		}
 		return line
-	case <-time.After(patience):
+	case <-time.After(limit):
 		p.t.Fatalf("%s hangs", p.what)
 	}
 	return ""

@@ -110,7 +110,7 @@ func TestThrownOut(t *testing.T) {
 	for ; f.count() > 0; n++ {
 		binary.LittleEndian.PutUint64(tick, uint64(n))
 		f.publish(tick)
-		if n > 2*patience {
+		if n > 2*maxMissed {
 			t.Fatal("it is still there")
 		}
 	}

@@ -315,20 +315,20 @@ func TestForked(t *testing.T) {
 	}
 }
 
-// TestPatience asks about a process of which the kernel does not tell.
-func TestPatience(t *testing.T) {
+// TestAnswerTimeout asks about a process of which the kernel does not tell.
+func TestAnswerTimeout(t *testing.T) {
 	s := new(Scanner)
 	release := make(chan struct{})
-	if s.patiently(1, func() { <-release }) {
+	if s.withinTimeout(1, func() { <-release }) {
 		t.Error("the kernel has told")
 	}
 	start := time.Now()
-	if s.patiently(1, func() { t.Error("it was asked again") }) || time.Since(start) > patience/2 {
+	if s.withinTimeout(1, func() { t.Error("it was asked again") }) || time.Since(start) > answerTimeout/2 {
 		t.Error("it was waited for again")
 	}
-	if !s.patiently(2, func() {}) {
+	if !s.withinTimeout(2, func() {}) {
 		t.Error("another process was not asked about")
 	}
 	close(release)
-	eventually(func() bool { return s.patiently(1, func() {}) })
+	eventually(func() bool { return s.withinTimeout(1, func() {}) })
 }

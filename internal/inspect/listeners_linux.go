@@ -111,7 +111,7 @@ func (s *Scanner) elsewhere(p *process, o openFile) (l Listener, ok bool) {
 		err  error
 		made time.Time
 	)
-	ok = s.patiently(p.PID, func() {
+	ok = s.withinTimeout(p.PID, func() {
 		info, err = lookUpOpen(p.PID, o)
 		if !o.deleted {
 			made = socketMade(filepath.Join(o.dir, o.file))

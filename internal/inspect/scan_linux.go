@@ -16,9 +16,10 @@ import (
 	"shmconn/internal/segment"
 )
 
-// patience is how long the kernel may take to tell of one process. What it is asked
-// for can depend on a process that holds it up: whoever serves a FUSE file system, say.
-const patience = time.Second
+// answerTimeout is how long the kernel may take to answer for one process. The
+// answer can depend on a process that delays it: the server of a FUSE file
+// system, say.
+const answerTimeout = time.Second
 
 // A Scanner looks for listeners and connections. It is for one goroutine.
 type Scanner struct {
@@ -107,7 +108,7 @@ func (s *Scanner) processes(snap *Snapshot) (map[int]*process, error) {
 			continue
 		}
 		var p *process
-		if !s.patiently(pid, func() { p, err = look(pid) }) || errors.Is(err, fs.ErrPermission) {
+		if !s.withinTimeout(pid, func() { p, err = look(pid) }) || errors.Is(err, fs.ErrPermission) {
 			snap.Hidden++
 		} else if err == nil {
 			procs[pid] = p
@@ -119,9 +120,10 @@ func (s *Scanner) processes(snap *Snapshot) (map[int]*process, error) {
 // lookAtSelf is for tests, whose process has connections.
 var lookAtSelf = false
 
-// patiently runs f, which asks the kernel about the process pid, and reports whether it
-// has ended. A process that it could not tell of in time is not asked about again.
-func (s *Scanner) patiently(pid int, f func()) bool {
+// withinTimeout runs f, which asks the kernel about the process pid, and reports
+// whether f has ended within answerTimeout. If it has not, later calls for pid
+// return false without running f, until the kernel has answered.
+func (s *Scanner) withinTimeout(pid int, f func()) bool {
 	if done, ok := s.stuck[pid]; ok {
 		select {
 		case <-done:
@@ -138,7 +140,7 @@ func (s *Scanner) patiently(pid int, f func()) bool {
 	select {
 	case <-done:
 		return true
-	case <-time.After(patience):
+	case <-time.After(answerTimeout):
 		if s.stuck == nil {
 			s.stuck = make(map[int]chan struct{})
 		}
@@ -200,8 +202,8 @@ func (s *Scanner) read(f *facts) bool {
 	if len(f.ends) == 0 {
 		return f.readNameless()
 	}
-	got := *f // which the reader may still write to when patience has ended
-	if s.patiently(f.ends[0].PID, func() { got.readChecked() }) {
+	got := *f // which the reader may still write to when answerTimeout has passed
+	if s.withinTimeout(f.ends[0].PID, func() { got.readChecked() }) {
 		*f = got
 	} else {
 		f.err = errors.New("the kernel gets no answer")
@@ -250,7 +252,7 @@ func (s *Scanner) lone(f *facts, procs map[int]*process) (l lone) {
 	for _, e := range p.unseen(procs) {
 		var can bool
 		var err error
-		if !s.patiently(p.PID, func() { can, err = ringable(p.PID, e) }) || err != nil {
+		if !s.withinTimeout(p.PID, func() { can, err = ringable(p.PID, e) }) || err != nil {
 			continue
 		}
 		l.bells++

@@ -147,8 +147,8 @@ func (x *Round) Moment(limit time.Duration) {
 // OpenDescriptors counts the descriptors of this process.
 func OpenDescriptors() int { return len(ListDir("/proc/self/fd")) }
 
-// LeftWithin is left with another patience, for what is not names.
-func (h Holdings) LeftWithin(patience time.Duration) string {
+// LeftWithin is left with another limit, for what is not names.
+func (h Holdings) LeftWithin(limit time.Duration) string {
 	for start := time.Now(); ; time.Sleep(time.Millisecond) {
 		now := Hold()
 		left := ""
@@ -170,7 +170,7 @@ func (h Holdings) LeftWithin(patience time.Duration) string {
 		if !slices.Equal(now.mappings, h.mappings) {
 			left += fmt.Sprintf(" %d mappings", len(now.mappings)-len(h.mappings))
 		}
-		if left == "" || time.Since(start) > patience {
+		if left == "" || time.Since(start) > limit {
 			return left
 		}
 	}

@@ -143,19 +143,19 @@ func (h *half) setDeadline(t time.Time) {
 	})
 }
 
-// idle looks, once in a while, whether the peer is alive, for a caller who does
-// not wait and is not told.
+// idle checks at every idleCallsPerCheck-th call whether the peer is alive, for a
+// call that does not wait, which no doorbell would wake.
 func (h *half) idle() bool {
-	if h.idles++; h.idles%patience != 0 {
+	if h.idles++; h.idles%idleCallsPerCheck != 0 {
 		return false
 	}
 	h.s.checkPeer()
 	return true
 }
 
-// patience is how many calls in vain it is to the next look whether the peer is
-// alive.
-const patience = 64
+// idleCallsPerCheck is how many calls that move nothing there are from one check
+// of the peer to the next.
+const idleCallsPerCheck = 64
 
 // gone makes both halves know that the peer's process is gone.
 func (s *Stream) gone() {

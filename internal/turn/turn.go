@@ -78,9 +78,9 @@ const (
 )
 
 const (
-	patience = time.Millisecond // of a waiter that others overtake
-	spins    = 30               // looks at the lock before a call queues up
-	rest     = 32               // turns of an empty loop between two looks
+	starvingAfter = time.Millisecond // how long others may overtake a waiter before it asks to be handed the turn
+	spins         = 30               // looks at the lock before a call queues up
+	rest          = 32               // turns of an empty loop between two looks
 )
 
 // A Turn is described at the package. It has to be Init'ed before use. Any
@@ -229,7 +229,7 @@ func (t *Turn) tries(w *waiter, start time.Time) bool {
 		t.remove(w)
 		return true
 	}
-	if time.Since(start) > patience {
+	if time.Since(start) > starvingAfter {
 		t.state.Or(starving)
 	}
 	return false

@@ -172,7 +172,7 @@ func TestBound(t *testing.T) {
 	got := make(chan error)
 	go func() { got <- o.lock() }()
 	eventually(func() bool { return o.queued() == 1 })
-	time.Sleep(2 * patience)
+	time.Sleep(2 * starvingAfter)
 	again := 0
 	for {
 		o.unlock() // wakes it

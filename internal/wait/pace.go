@@ -45,7 +45,7 @@ const (
 	Polled    Cause = iota // it does not: its condition is true
 	Always                 // its limit is below a microsecond, see [Pace]
 	Gap                    // the wait before it was longer than the limit, see [Pace]
-	Contended              // other processes want the processors, see contention
+	Contended              // other processes want the processors, see backoff
 	Near                   // the peer, or whatever else could make it true, needs this processor
 	Spent                  // the budget is used up
 	Causes                 // how many there are

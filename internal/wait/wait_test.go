@@ -515,7 +515,7 @@ func TestElsewhere(t *testing.T) {
 			if !r.contended() {
 				t.Fatalf("%d looks in %v, want more than %d in %v", c.looks.Load(), Now()-start, yields, budget)
 			}
-			r.others = contention{} // another process took the processor: once more
+			r.others = backoff{} // another process took the processor: once more
 		}
 		c.looks.Store(0)
 		if r.spin(w); c.looks.Load() != spins {

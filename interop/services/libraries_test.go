@@ -151,7 +151,7 @@ func TestGRPCGracefulStop(t *testing.T) {
 }
 
 // TestGRPCKeepalive is a client that answers one question whether it is there, and then
-// no more: the server has to hang up, and not before its patience has ended.
+// no more: the server has to hang up, and not before its time limit has passed.
 func TestGRPCKeepalive(t *testing.T) {
 	for _, n := range networks {
 		t.Run("net="+n.String(), func(t *testing.T) {

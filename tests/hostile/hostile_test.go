@@ -1009,7 +1009,7 @@ func processorTime() time.Duration {
 // TestLease has a dialer hold a lease and locks on the segment that it sends. It is
 // accepted and nobody waits for it: not the one who accepts, nor who sweeps what it leaves.
 func TestLease(t *testing.T) {
-	const patience = 10 * time.Second // a lease is broken after 45
+	const limit = 10 * time.Second // a lease is broken after 45
 	for _, tt := range []struct {
 		name string
 		hold func(fd int) error
@@ -1055,7 +1055,7 @@ func TestLease(t *testing.T) {
 			l.Close()
 			l = s.MustListen(t, name)
 			shmtest.WantServed(t, s, l)
-			if d := time.Since(start); d > patience {
+			if d := time.Since(start); d > limit {
 				t.Errorf("it took %v", d)
 			}
 		})

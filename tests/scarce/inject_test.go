@@ -580,9 +580,9 @@ func (j injection) run(dir string) (v verdict, err error) {
 
 	// The other end is told by now, or soon. It may not have been accepted at all.
 	y.Serial.Store(injectTell)
-	patience := injectHang
+	limit := injectHang
 	if own { // a timer may wait for an eventfd for ever
-		patience = 4 * time.Second
+		limit = 4 * time.Second
 	}
 	var r injectResult
 	select {
@@ -590,7 +590,7 @@ func (j injection) run(dir string) (v verdict, err error) {
 		if err := json.Unmarshal([]byte(line), &r); err != nil {
 			return v, err
 		}
-	case <-time.After(patience):
+	case <-time.After(limit):
 		h.Process.Signal(syscall.SIGQUIT)
 		<-ended
 		v.why = "no report: " + said.String()
