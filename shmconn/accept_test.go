@@ -101,9 +101,9 @@ func TestPasses(t *testing.T) {
 	}
 }
 
-// pong goes on when a shortage of descriptors is over. Its 32 are enough for the
-// listener to finish the three dialers that it takes at a time. With 20 these
-// can hold what each of them needs, and then none is ever finished.
+// pong goes on when a shortage of descriptors is over. Its 32 are enough for
+// the listener to finish the three dialers that it takes at a time. With 20
+// these can hold what each of them needs, and then none is ever finished.
 func TestShortage(t *testing.T) {
 	p := startProgram(t, "sh", "-c", `ulimit -n 32; exec shmconn pong scarce`)
 	d := &shmconn.Dialer{Wait: time.Minute}

@@ -35,7 +35,8 @@ func checkKernel(m *machine) []finding {
 	return []finding{f}
 }
 
-// kernelVersion returns the first two numbers of a release such as 6.18.44-amd64.
+// kernelVersion returns the first two numbers of a release such as
+// 6.18.44-amd64.
 func kernelVersion(release string) (major, minor int, known bool) {
 	n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor)
 	return major, minor, n == 2
@@ -352,8 +353,8 @@ func checkMembarrier(m *machine) []finding {
 	return []finding{f}
 }
 
-// initPIDNamespace is the inode of the first PID namespace (PROC_PID_INIT_INO of
-// the kernel's include/linux/proc_ns.h).
+// initPIDNamespace is the inode of the first PID namespace (PROC_PID_INIT_INO
+// of the kernel's include/linux/proc_ns.h).
 const initPIDNamespace = "pid:[4026531836]"
 
 func checkProc(m *machine) []finding {

@@ -60,7 +60,8 @@ func TestDoctorHealthy(t *testing.T) {
 	}
 }
 
-// Each machine differs from the healthy one in one way, and one finding says so.
+// Each machine differs from the healthy one in one way, and one finding says
+// so.
 func TestDoctor(t *testing.T) {
 	text := func(name, text string) func(*machine, fstest.MapFS) {
 		return func(_ *machine, files fstest.MapFS) { files[name] = &fstest.MapFile{Data: []byte(text)} }

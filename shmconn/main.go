@@ -14,8 +14,8 @@ import (
 	"shmconn/internal/bench"
 )
 
-// A commandLine has a field for each command: a struct whose fields are the flags and
-// arguments, with a method
+// A commandLine has a field for each command: a struct whose fields are the
+// flags and arguments, with a method
 //
 //	Run(ctx context.Context, s stdio) error
 //

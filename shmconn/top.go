@@ -86,7 +86,8 @@ type rated struct {
 	In  float64 `json:"to_dialer_per_second"`
 }
 
-// printLooks prints every look but the first, which has no rates, as a line of JSON.
+// printLooks prints every look but the first, which has no rates, as a line of
+// JSON.
 func (c *topCmd) printLooks(ctx context.Context, s stdio, scan func() (*inspect.Snapshot, error)) error {
 	e := json.NewEncoder(s.out)
 	var m meter
@@ -124,8 +125,8 @@ type meter struct {
 	written map[any][2]uint64
 }
 
-// measure returns the connections of snap with their rates since the last look, 0 for
-// those that were not there.
+// measure returns the connections of snap with their rates since the last look,
+// 0 for those that were not there.
 func (m *meter) measure(snap *inspect.Snapshot) []rated {
 	list := make([]rated, 0, len(snap.Conns))
 	written := make(map[any][2]uint64)

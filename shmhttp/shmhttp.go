@@ -1,43 +1,44 @@
 // Package shmhttp gives HTTP over shared memory a URL of its own:
-// http+shm://feed/path is /path at the server that listens on the name "feed" by
-// [shmconn.Listen].
+// http+shm://feed/path is /path at the server that listens on the name "feed"
+// by [shmconn.Listen].
 //
 //	shmhttp.Register(http.DefaultTransport.(*http.Transport), nil)
 //	resp, err := http.Get("http+shm://feed/path")
 //
-// The server is any [http.Server], and its Serve is given the [shmconn.Listener].
+// The server is any [http.Server], and its Serve is given the
+// [shmconn.Listener].
 //
 // # The host of a URL
 //
-// The host is the name of the listener, in upper and lower case as it is written:
-// this package and net/http keep the case, so "Feed" and "feed" are two listeners.
-// A port may be there, and means nothing: http+shm://feed:80/ is the same listener,
-// on the same connections.
+// The host is the name of the listener, in upper and lower case as it is
+// written: this package and net/http keep the case, so "Feed" and "feed" are
+// two listeners. A port may be there, and means nothing: http+shm://feed:80/ is
+// the same listener, on the same connections.
 //
 // A name in another directory holds slashes, which the host of a URL must not.
-// There a comma stands for a slash: http+shm://,shared,feed/path is the listener
-// "/shared/feed". [Host] writes the host for any name. A percent sign is no way
-// out: net/url refuses %2F in a host. And a form with the directory in the path
-// would lose it at the first redirection to "/login".
+// There a comma stands for a slash: http+shm://,shared,feed/path is the
+// listener "/shared/feed". [Host] writes the host for any name. A percent sign
+// is no way out: net/url refuses %2F in a host. And a form with the directory
+// in the path would lose it at the first redirection to "/login".
 //
-// The server gets the last element of the name in the Host header, with the port
-// if there is one: "feed". [http.Request.Host] replaces it.
+// The server gets the last element of the name in the Host header, with the
+// port if there is one: "feed". [http.Request.Host] replaces it.
 //
 // # When the server's process dies
 //
 // A request that waits for its response fails, with [syscall.ECONNRESET] in its
-// error. A kept connection on which nothing is under way is dropped when its end
-// shows, within some milliseconds. Where a request comes before that, net/http
-// sends it again over HTTP/1 if that is safe: if its method is GET, HEAD, OPTIONS or
-// TRACE, or it has an Idempotency-Key. Over HTTP/2 it does not, and the request fails
-// with ECONNRESET or [syscall.EPIPE]. With Wait of [shmconn.Dialer] requests wait for
-// the next process.
+// error. A kept connection on which nothing is under way is dropped when its
+// end shows, within some milliseconds. Where a request comes before that,
+// net/http sends it again over HTTP/1 if that is safe: if its method is GET,
+// HEAD, OPTIONS or TRACE, or it has an Idempotency-Key. Over HTTP/2 it does
+// not, and the request fails with ECONNRESET or [syscall.EPIPE]. With Wait of
+// [shmconn.Dialer] requests wait for the next process.
 //
 // # What is different from http
 //
 // A [net/http/cookiejar.Jar] keeps no cookies for a scheme that is not http or
-// https. A redirection to http:// leaves shared memory. There is no TLS: who may
-// dial is decided by the listener, see [shmconn.ListenConfig].Mode and
+// https. A redirection to http:// leaves shared memory. There is no TLS: who
+// may dial is decided by the listener, see [shmconn.ListenConfig].Mode and
 // [shmconn.Dialer].AllowUID.
 package shmhttp
 
@@ -63,12 +64,12 @@ const Scheme = "http+shm"
 
 // A Transport makes requests to URLs of the scheme http+shm. It is an
 // [http.RoundTripper]: for the Transport of an [http.Client] or of an
-// [net/http/httputil.ReverseProxy] that speaks to shared memory only. [Register]
-// teaches the scheme to a transport for other URLs.
+// [net/http/httputil.ReverseProxy] that speaks to shared memory only.
+// [Register] teaches the scheme to a transport for other URLs.
 //
-// The zero Transport is ready to use. Connections are kept for later requests, for
-// each listener its own. Any number of goroutines may use a Transport at the same
-// time. Its fields must not be changed after the first request.
+// The zero Transport is ready to use. Connections are kept for later requests,
+// for each listener its own. Any number of goroutines may use a Transport at
+// the same time. Its fields must not be changed after the first request.
 type Transport struct {
 	// Dialer makes the connections. Nil is the zero [shmconn.Dialer]. With its
 	// Wait a request waits for a server that starts, or starts again.
@@ -93,23 +94,25 @@ type Transport struct {
 
 var _ http.RoundTripper = (*Transport)(nil)
 
-// Register has t take URLs of the scheme http+shm, too, besides those that it takes
-// already. Connections are made by d, nil being the zero [shmconn.Dialer].
+// Register has t take URLs of the scheme http+shm, too, besides those that it
+// takes already. Connections are made by d, nil being the zero
+// [shmconn.Dialer].
 //
 // They belong to the Transport that Register returns, whose Base is t: so t's
 // settings hold for them, but they count by themselves, and its
-// [Transport.CloseIdleConnections] closes them where t's does not. Nothing of t's
-// other requests changes, and t may be in use already. Register panics when t has
-// the scheme already.
+// [Transport.CloseIdleConnections] closes them where t's does not. Nothing of
+// t's other requests changes, and t may be in use already. Register panics when
+// t has the scheme already.
 func Register(t *http.Transport, d *shmconn.Dialer) *Transport {
 	own := &Transport{Dialer: d, Base: t}
 	t.RegisterProtocol(Scheme, own)
 	return own
 }
 
-// RoundTrip sends req to the listener that its URL names, and returns the response.
-// It waits and is canceled as [http.Transport.RoundTrip] is. When no connection can
-// be had, the error is that of [shmconn.Dialer.DialConn], which says the name.
+// RoundTrip sends req to the listener that its URL names, and returns the
+// response. It waits and is canceled as [http.Transport.RoundTrip] is. When no
+// connection can be had, the error is that of [shmconn.Dialer.DialConn], which
+// says the name.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	name, err := nameIn(req.URL)
 	if err != nil {
@@ -137,10 +140,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// CloseIdleConnections closes the connections that no request uses now. They are
-// made again when they are needed. [http.Client.CloseIdleConnections] calls it
-// where t is the client's Transport. A process that ends should have called it:
-// otherwise the server takes its end for a crash.
+// CloseIdleConnections closes the connections that no request uses now. They
+// are made again when they are needed. [http.Client.CloseIdleConnections] calls
+// it where t is the client's Transport. A process that ends should have called
+// it: otherwise the server takes its end for a crash.
 func (t *Transport) CloseIdleConnections() { t.transport().CloseIdleConnections() }
 
 func (t *Transport) transport() *http.Transport {
@@ -203,9 +206,9 @@ const upperHex = "0123456789ABCDEF"
 
 // Host returns the host of the URLs of the listener on name, as name is at
 // [shmconn.ListenConfig.Listen]: "feed" for "feed", and ",shared,feed" for
-// "/shared/feed". A byte of the directory that is no letter, digit, ".", "_", "-" or
-// "~" becomes "=" and two hexadecimal digits: "=20" is a space. It does not check the
-// name; the dial does.
+// "/shared/feed". A byte of the directory that is no letter, digit, ".", "_",
+// "-" or "~" becomes "=" and two hexadecimal digits: "=20" is a space. It does
+// not check the name; the dial does.
 func Host(name string) string {
 	var b strings.Builder
 	for i := range len(name) {

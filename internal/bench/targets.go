@@ -28,7 +28,8 @@ const (
 // background is how many allocations a call are the runtime's own.
 const background = 0.01
 
-// faster is a target for a time: net's is to be so many times shorter than den's.
+// faster is a target for a time: net's is to be so many times shorter than
+// den's.
 func faster(text, workload, net, than string, by float64) Target {
 	return Target{Text: text, Workload: workload, Num: than, Den: net, AtLeast: by}
 }

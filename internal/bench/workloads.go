@@ -120,8 +120,8 @@ const (
 	mib = 1 << 20
 )
 
-// With returns contenders of these names, or of networks of these names, that do
-// what s says.
+// With returns contenders of these names, or of networks of these names, that
+// do what s says.
 func With(s Spec, names ...string) (cs []Contender) {
 	for _, name := range names {
 		c := Contender{Name: name, Spec: s}

@@ -25,9 +25,9 @@ import (
 	"shmconn/internal/segment"
 )
 
-// evil has memory mapped that looks like a connection's from outside. A line is where it
-// is ("memfd:NAME" or a path), its size, the size of the mapping, and the first bytes, in
-// hexadecimal digits.
+// evil has memory mapped that looks like a connection's from outside. A line is
+// where it is ("memfd:NAME" or a path), its size, the size of the mapping, and
+// the first bytes, in hexadecimal digits.
 func evil(in *bufio.Scanner) {
 	var pipe [2]int
 	err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK)
@@ -87,8 +87,8 @@ func put(at int, v uint64) func([]byte) {
 	return func(b []byte) { binary.NativeEndian.PutUint64(b[at:], v) }
 }
 
-// TestHostile looks at memory that looks like a connection's and is none, or is a
-// damaged one.
+// TestHostile looks at memory that looks like a connection's and is none, or is
+// a damaged one.
 func TestHostile(t *testing.T) {
 	page := segment.PageSize
 	ring := 4 * page
@@ -159,8 +159,8 @@ func TestWrongID(t *testing.T) {
 	}
 }
 
-// TestJudgeRandom judges what chance puts together: it must not panic, and not say
-// anything that cannot be.
+// TestJudgeRandom judges what chance puts together: it must not panic, and not
+// say anything that cannot be.
 func TestJudgeRandom(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -298,8 +298,8 @@ func TestShaped(t *testing.T) {
 	}
 }
 
-// TestForked has a process that has everything from its parent, and one that has dialed
-// its parent and has the segment at the same address.
+// TestForked has a process that has everything from its parent, and one that
+// has dialed its parent and has the segment at the same address.
 func TestForked(t *testing.T) {
 	m := mapping{start: 1, end: 2, segmentFile: segmentFile{base: "feed"}}
 	bell, ringer := pipeEnd{5, 100, false, false}, pipeEnd{6, 101, true, false}

@@ -31,8 +31,8 @@ type Scanner struct {
 // Scan looks at all processes of the machine once.
 func (s *Scanner) Scan() (*Snapshot, error) {
 	snap := &Snapshot{Time: time.Now(), Listeners: []Listener{}, Conns: []Conn{}} // which JSON has as [], not as null
-	// Names first: a segment that is seen here and whose process has ended by the time
-	// that processes are looked at is found out to be gone.
+	// Names first: a segment that is seen here and whose process has ended by
+	// the time that processes are looked at is found out to be gone.
 	files, err := s.names()
 	if err != nil {
 		return nil, err
@@ -120,9 +120,9 @@ func (s *Scanner) processes(snap *Snapshot) (map[int]*process, error) {
 // lookAtSelf is for tests, whose process has connections.
 var lookAtSelf = false
 
-// withinTimeout runs f, which asks the kernel about the process pid, and reports
-// whether f has ended within answerTimeout. If it has not, later calls for pid
-// return false without running f, until the kernel has answered.
+// withinTimeout runs f, which asks the kernel about the process pid, and
+// reports whether f has ended within answerTimeout. If it has not, later calls
+// for pid return false without running f, until the kernel has answered.
 func (s *Scanner) withinTimeout(pid int, f func()) bool {
 	if done, ok := s.stuck[pid]; ok {
 		select {
@@ -189,8 +189,8 @@ func gather(procs map[int]*process, files []name) (list []*facts) {
 	return list
 }
 
-// forked reports whether p has m from its parent, with all doorbells: so it is between
-// its fork and its exec, and no end of its own.
+// forked reports whether p has m from its parent, with all doorbells: so it is
+// between its fork and its exec, and no end of its own.
 func (p *process) forked(procs map[int]*process, m mapping) bool {
 	parent, ok := procs[p.parent]
 	return ok && slices.Contains(parent.maps, m) &&
@@ -211,8 +211,8 @@ func (s *Scanner) read(f *facts) bool {
 	return true
 }
 
-// readChecked reads the header, again if it makes no sense: no promise is made that
-// the kernel copies a word in one piece.
+// readChecked reads the header, again if it makes no sense: no promise is made
+// that the kernel copies a word in one piece.
 func (f *facts) readChecked() {
 	for range 3 {
 		f.read()
@@ -222,8 +222,8 @@ func (f *facts) readChecked() {
 	}
 }
 
-// readNameless reads the header of a segment whose processes are not seen, if any, and
-// looks whether somebody has it locked.
+// readNameless reads the header of a segment whose processes are not seen, if
+// any, and looks whether somebody has it locked.
 func (f *facts) readNameless() bool {
 	fd, err := open(f.path, unix.S_IFREG, f.inode)
 	if errors.Is(err, fs.ErrNotExist) || err == errEnded {
@@ -322,8 +322,8 @@ func shared(p, q *process) (list []pipeEnd) {
 	return list
 }
 
-// roleByPipes says what an end is that has these ends of doorbells: the dialer has made
-// them, and the acceptor has opened what it was handed anew.
+// roleByPipes says what an end is that has these ends of doorbells: the dialer
+// has made them, and the acceptor has opened what it was handed anew.
 func roleByPipes(pipes []pipeEnd) role {
 	adopted := 0
 	for _, e := range pipes {
@@ -353,8 +353,8 @@ func roleByName(base string, p, q *process) role {
 	return anyRole
 }
 
-// listenerSeen reports whether the process that accepts what f is about was seen. If it
-// does not have it mapped, it has not accepted it yet.
+// listenerSeen reports whether the process that accepts what f is about was
+// seen. If it does not have it mapped, it has not accepted it yet.
 func (f *facts) listenerSeen(procs map[int]*process) bool {
 	for _, p := range procs {
 		if f.dir != "" && slices.ContainsFunc(p.files, func(o openFile) bool {

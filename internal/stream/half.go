@@ -143,8 +143,8 @@ func (h *half) setDeadline(t time.Time) {
 	})
 }
 
-// idle checks at every idleCallsPerCheck-th call whether the peer is alive, for a
-// call that does not wait, which no doorbell would wake.
+// idle checks at every idleCallsPerCheck-th call whether the peer is alive, for
+// a call that does not wait, which no doorbell would wake.
 func (h *half) idle() bool {
 	if h.idles++; h.idles%idleCallsPerCheck != 0 {
 		return false
@@ -153,8 +153,8 @@ func (h *half) idle() bool {
 	return true
 }
 
-// idleCallsPerCheck is how many calls that move nothing there are from one check
-// of the peer to the next.
+// idleCallsPerCheck is how many calls that move nothing there are from one
+// check of the peer to the next.
 const idleCallsPerCheck = 64
 
 // gone makes both halves know that the peer's process is gone.

@@ -19,13 +19,13 @@ const (
 // the processors.
 //
 // To the kernel, polling is work. When another process wants the processor, the
-// polling one loses it for a time slice, and sees what arrives in that time only
-// afterwards. A sleeping process gets a processor soon after it is woken. So
-// after a lost slice the process does not poll for 32 times as long as it lost.
-// If it lost the slice within the length of the last rest after that rest's end,
-// the next rest is twice the last one (exponential backoff). So polling loses
-// little compared with the time that other processes work, and a slice that was
-// lost by chance costs little.
+// polling one loses it for a time slice, and sees what arrives in that time
+// only afterwards. A sleeping process gets a processor soon after it is woken.
+// So after a lost slice the process does not poll for 32 times as long as it
+// lost. If it lost the slice within the length of the last rest after that
+// rest's end, the next rest is twice the last one (exponential backoff). So
+// polling loses little compared with the time that other processes work, and a
+// slice that was lost by chance costs little.
 //
 // Several goroutines may lose a slice at the same time; the last store counts.
 type backoff struct {
@@ -36,8 +36,8 @@ type backoff struct {
 // rests reports whether the process rests from polling.
 func (c *backoff) rests(now time.Duration) bool { return now < time.Duration(c.until.Load()) }
 
-// lost reports whether the caller, which has wanted the processor from wanted to
-// now, lost a slice in that time, and begins a rest if it did.
+// lost reports whether the caller, which has wanted the processor from wanted
+// to now, lost a slice in that time, and begins a rest if it did.
 func (c *backoff) lost(wanted, now time.Duration) bool {
 	lost := now - wanted
 	if lost < slice {

@@ -63,8 +63,8 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
-// TestBackoffBesideWorker polls while a process computes on the same processor: only a
-// wait whose budget is Forever goes on polling.
+// TestBackoffBesideWorker polls while a process computes on the same processor:
+// only a wait whose budget is Forever goes on polling.
 func TestBackoffBesideWorker(t *testing.T) {
 	pinned(t, func() {
 		// Who has one P polls in another way.
@@ -97,8 +97,8 @@ func TestBackoffBesideWorker(t *testing.T) {
 	})
 }
 
-// pinned calls f while this process and another one that works all the time have the
-// same processor and no other.
+// pinned calls f while this process and another one that works all the time
+// have the same processor and no other.
 func pinned(t *testing.T, f func()) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -98,8 +98,8 @@ type Waiter struct {
 	spun          uint          // waits that spinning has ended
 }
 
-// NewWaiter returns a Waiter for cond. In a bubble it waits until the channel has
-// been made outside the bubble.
+// NewWaiter returns a Waiter for cond. In a bubble it waits until the channel
+// has been made outside the bubble.
 func NewWaiter(cond Condition) *Waiter {
 	w := &Waiter{cond: cond}
 	if !bubble.In(Now()) {
@@ -269,8 +269,8 @@ func (r *pollers) poll(w *Waiter, start, budget time.Duration) Cause {
 	return r.follow(w)
 }
 
-// giveWay yields the only processor a few times, because whatever could make the
-// condition true needs it.
+// giveWay yields the only processor a few times, because whatever could make
+// the condition true needs it.
 func (r *pollers) giveWay(w *Waiter) Cause {
 	for range yields {
 		if w.cond.Ready() {

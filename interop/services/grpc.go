@@ -17,8 +17,8 @@ import (
 // maxMessage is more than the largest message of a test.
 const maxMessage = 65 << 20
 
-// A server asks a client that says nothing for so long whether it is there, and waits
-// so long for the answer.
+// A server asks a client that says nothing for so long whether it is there, and
+// waits so long for the answer.
 const (
 	pingAfter    = time.Second // the least that gRPC allows
 	pingPatience = 3 * time.Second
