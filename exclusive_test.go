@@ -256,7 +256,7 @@ func TestExclusiveErrors(t *testing.T) {
 		if _, err := p.Reserve(2049); err == nil || !strings.Contains(err.Error(), "half the ring size") {
 			t.Errorf("Reserve(2049): %v", err)
 		}
-		if err := p.Commit(1); err == nil || !strings.Contains(err.Error(), "reserved are 0") {
+		if err := p.Commit(1); err == nil || !strings.Contains(err.Error(), "0 are reserved") {
 			t.Errorf("Commit of nothing: %v", err)
 		}
 		if n, err := p.Write(nil); n != 0 || err != nil {

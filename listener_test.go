@@ -1096,13 +1096,13 @@ var refusals = []struct {
 	reason string
 	do     func(p *shmtest.RawPeer)
 }{
-	{"introduction is not understood", func(p *shmtest.RawPeer) { p.Say([]byte("hello"), nil) }},
-	{"introduction is not understood", func(p *shmtest.RawPeer) {
+	{"the dialer's message is not understood", func(p *shmtest.RawPeer) { p.Say([]byte("hello"), nil) }},
+	{"the dialer's message is not understood", func(p *shmtest.RawPeer) {
 		message, fds := p.Hello()
 		p.Say(message, fds[:2])
 	}},
-	{"introduction is not understood", func(p *shmtest.RawPeer) { unix.Shutdown(p.Sock, unix.SHUT_RDWR) }},
-	{"said nothing in time", func(p *shmtest.RawPeer) {}},
+	{"the dialer's message is not understood", func(p *shmtest.RawPeer) { unix.Shutdown(p.Sock, unix.SHUT_RDWR) }},
+	{"sent nothing in time", func(p *shmtest.RawPeer) {}},
 }
 
 // A listener's Logger is told of each dialer that is refused, of none that is

@@ -19,7 +19,7 @@ import (
 type catCmd struct {
 	Name   string `arg:"" predictor:"name" help:"Name of the listener."`
 	Listen bool   `short:"l" help:"Listen on NAME and take one connection, instead of connecting to it."`
-	Keep   bool   `short:"k" help:"With -l: take one connection after the other, until interrupted. Standard input is not read, because it could go to one of them only."`
+	Keep   bool   `short:"k" help:"With -l: take one connection after another, until interrupted. Standard input is not read, because it could go to only one of them."`
 
 	waitFlags
 	pollFlags
@@ -46,9 +46,9 @@ Example:
 func (c *catCmd) Validate() error {
 	switch {
 	case c.Keep && !c.Listen:
-		return errors.New("-k is for -l")
+		return errors.New("-k needs -l")
 	case c.Wait != 0 && c.Listen:
-		return errors.New("--wait is not for -l")
+		return errors.New("--wait cannot be used with -l")
 	}
 	return nil
 }

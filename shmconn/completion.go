@@ -24,7 +24,7 @@ type completionCmd struct {
 }
 
 func (c *completionCmd) Help() string {
-	return `What it prints completes commands, flags and the names of listeners.
+	return `The script completes commands, flags and the names of listeners.
 
 Example: for this shell only. For every shell, put the line into ~/.bashrc.
 

@@ -15,10 +15,10 @@ import (
 
 type topCmd struct {
 	Name     string  `arg:"" optional:"" predictor:"name" help:"Show this name only, or what is in this directory."`
-	Interval seconds `short:"i" help:"Look every D, in seconds or like 500ms. Default 1." default:"1" placeholder:"D"`
-	Count    int     `short:"c" help:"Stop after N looks. 0: when interrupted." placeholder:"N"`
+	Interval seconds `short:"i" help:"Refresh every D, in seconds or like 500ms. Default 1." default:"1" placeholder:"D"`
+	Count    int     `short:"c" help:"Stop after N refreshes. 0: when interrupted." placeholder:"N"`
 	Sort     string  `enum:"name,rate,total,fill,age" default:"rate" help:"Sort by name, rate, total, fill or age. Default rate." placeholder:"COLUMN"`
-	JSON     bool    `name:"json" help:"Print a line of JSON for each look. This needs no terminal."`
+	JSON     bool    `name:"json" help:"Print a line of JSON for each refresh. This needs no terminal."`
 }
 
 func (c *topCmd) Help() string {

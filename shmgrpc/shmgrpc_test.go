@@ -196,7 +196,7 @@ func TestErrors(t *testing.T) {
 		"shm:///":                 "has no name: write shm:///feed",
 		"passthrough:///.x":       "dial shm .x: name starts with a dot",
 		"shm:///dir/":             "dial shm dir/: name, or its last element, is empty",
-		"shm:///" + "größe":       "dial shm größe: name holds something else",
+		"shm:///" + "größe":       "dial shm größe: name has characters other",
 		"shm:///nobody%2Fnothing": "dial shm nobody/nothing: ",
 	} {
 		cc, err := grpc.NewClient(target, shmgrpc.DialOptions(nil)...)

@@ -67,7 +67,7 @@ func pipeError(err error) error {
 func Adopt(proc *os.File, fd, access int) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return -1, fmt.Errorf("doorbell does not say what it is: %v", err)
+		return -1, fmt.Errorf("doorbell cannot be examined: %v", err)
 	}
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	if err != nil {

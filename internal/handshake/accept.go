@@ -199,7 +199,7 @@ func (l *Listener) refuse(d *halfOpen, err error) {
 		return
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = errors.New("said nothing in time")
+		err = errors.New("sent nothing in time")
 	}
 	l.logger.Warn("shmconn: dialer refused", "listener", l.name,
 		"pid", d.peer.PID, "uid", d.peer.UID, "gid", d.peer.GID, "reason", err)
@@ -236,7 +236,7 @@ func (l *Listener) finishNow(d *halfOpen) (heard bool, err error) {
 		return true, l.finishReuse(d, id, generation)
 	}
 	if !l.countIn(d.peer) {
-		return true, errors.New("too many introductions by this user are under way")
+		return true, errors.New("too many handshakes by this user are under way")
 	}
 	// The descriptors may be of a file system that does not answer, even to a
 	// close. So this has a goroutine of its own, which is not waited for for

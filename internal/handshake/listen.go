@@ -144,7 +144,7 @@ func checkMode(mode fs.FileMode) error {
 		read, write fs.FileMode
 	}{{"group", 0o040, 0o020}, {"others", 0o004, 0o002}} {
 		if mode&who.write != 0 && mode&who.read == 0 {
-			return fmt.Errorf("mode %#o lets the %s write only, and to dial takes both: "+
+			return fmt.Errorf("mode %#o lets the %s write only, and dialing takes both: "+
 				"0600 lets in one's own user, 0660 the group, too, 0666 everybody", uint32(mode), who.what)
 		}
 	}

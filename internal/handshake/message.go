@@ -74,7 +74,7 @@ func receive(sock int) (h message, err error) {
 			return h, err
 		}
 	}
-	return h, errors.New("introduction cannot be received")
+	return h, errors.New("the dialer's message cannot be received")
 }
 
 // errAgain says that what was received may be another thing when looked at
@@ -118,7 +118,7 @@ func receiveOnce(sock int) (message, error) {
 		}
 		return message{}, errAgain
 	}
-	return message{}, errors.New("introduction is not understood")
+	return message{}, errors.New("the dialer's message is not understood")
 }
 
 // hungUp reports whether the other end of sock is closed.

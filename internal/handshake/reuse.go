@@ -15,7 +15,7 @@ import (
 func (l *Listener) finishReuse(d *halfOpen, id segment.ID, generation uint32) error {
 	left := l.spares.introduced(id, generation, d.peer)
 	if left == nil {
-		return errors.New("there is no such segment that could be used again")
+		return errors.New("there is no such segment to use again")
 	}
 	if d.peer.Trusted() {
 		d.close()

@@ -154,7 +154,7 @@ func TestWrongID(t *testing.T) {
 	defer os.Remove(at)
 	e.do("%s %d %d %x", at, 3*page, 2*page, header(page, segment.ID{1}, nil))
 	c := one(t, name)
-	if c.State != Corrupt || !strings.Contains(c.Note, "another id") {
+	if c.State != Corrupt || !strings.Contains(c.Note, "differs in id") {
 		t.Errorf("%s: %s", c.State, c.Note)
 	}
 }

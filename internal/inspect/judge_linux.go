@@ -173,7 +173,7 @@ func (f *facts) decode(c *Conn) (r rings, err error) {
 			return r, err
 		}
 		if f.dir != "" && !f.nameless && info.ID != f.id {
-			return r, errors.New("segment has another id than its name")
+			return r, errors.New("segment differs in id from its name")
 		}
 		if want := int64(segment.PageSize + 2*info.RingSize); f.size != 0 && f.size != want {
 			return r, fmt.Errorf("segment has %d bytes, not %d", f.size, want)
@@ -304,6 +304,6 @@ func (f *facts) note(c *Conn) {
 	case c.RolesUnknown && len(f.ends) == 1:
 		c.Note = "this may be the acceptor"
 	case c.RolesUnknown:
-		c.Note = "dialer and acceptor may be exchanged"
+		c.Note = "dialer and acceptor may be swapped"
 	}
 }

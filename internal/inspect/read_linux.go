@@ -182,7 +182,7 @@ func (s memorySource) close()          {}
 
 // read reads the header of the segment that f is about.
 func (f *facts) read() {
-	err := errors.New("nobody has it")
+	err := errors.New("no process has it")
 	for _, open := range f.sources() {
 		var s source
 		if s, err = open(); err != nil {

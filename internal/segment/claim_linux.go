@@ -49,7 +49,7 @@ func isListener(fd int, path string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s is not a listener segment, but something else, of %d bytes: it is left as it is; "+
+	return fmt.Errorf("%s is not a listener segment but another file, of %d bytes: it is left as it is; "+
 		"remove it, or take another name", path, st.Size)
 }
 

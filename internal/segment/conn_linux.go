@@ -209,7 +209,7 @@ const (
 func Attach(fd int, dev uint64, g Geometry, id ID) (*Segment, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, fmt.Errorf("segment does not say what it is: %v", err)
+		return nil, fmt.Errorf("segment cannot be examined: %v", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("segment is not a regular file")
@@ -252,9 +252,9 @@ func check(fd int, g Geometry, id ID) (reuse bool, err error) {
 	case version != Version:
 		return false, fmt.Errorf("segment has format version %d, this is version %d", version, Version)
 	case h.headerSize != uint32(PageSize), h.ringSize != uint64(g.RingSize), h.flags != g.flags():
-		return false, errors.New("segment has another geometry than its listener")
+		return false, errors.New("segment differs in geometry from its listener")
 	case h.id != id:
-		return false, errors.New("segment has another id than was said")
+		return false, errors.New("segment differs in id from the message")
 	}
 	return h.reuse != 0, nil
 }

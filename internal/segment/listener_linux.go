@@ -179,7 +179,7 @@ func (l *Listener) chmodSocket(name string) error {
 		return l.Dir.error("fstat", name, err)
 	}
 	if l.socket.Mode&unix.S_IFMT != unix.S_IFSOCK || l.socket.Uid != uint32(os.Geteuid()) {
-		return fmt.Errorf("%s was replaced by somebody: %w", l.Dir.at(name), fs.ErrPermission)
+		return fmt.Errorf("%s was replaced by another process: %w", l.Dir.at(name), fs.ErrPermission)
 	}
 	if err := unix.Fchmodat(int(l.proc.Fd()), strconv.Itoa(fd), uint32(l.mode&0o666), 0); err != nil {
 		return l.Dir.error("fchmodat", name, err)
@@ -215,7 +215,7 @@ func (l *Listener) Restore() (socket int, err error) {
 	}
 	if !l.intact() {
 		if err := l.write(); err != nil {
-			return -1, fmt.Errorf("the listener's file was damaged from outside and cannot be mended: %w", err)
+			return -1, fmt.Errorf("the listener's file was damaged from outside and cannot be repaired: %w", err)
 		}
 	}
 	if there, err := l.socketThere(); there || err != nil {

@@ -29,7 +29,7 @@ func ParseName(name string) (dir, base string, err error) {
 		dir, base = name[:i+1], name[i+1:]
 	}
 	if strings.IndexByte(dir, 0) >= 0 {
-		return "", "", errors.New("name holds a zero byte")
+		return "", "", errors.New("name has a zero byte")
 	}
 	if err := checkBase(base); err != nil {
 		return "", "", err
@@ -48,7 +48,7 @@ func checkBase(base string) error {
 	}
 	for _, r := range base {
 		if !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._-", r)) {
-			return errors.New("name holds something else than letters, digits, '.', '_' and '-'")
+			return errors.New("name has characters other than letters, digits, '.', '_' and '-'")
 		}
 	}
 	return nil

@@ -576,7 +576,13 @@ func TestAttachRefuses(t *testing.T) {
 		{"another ring size", poke(16, 1), "geometry"},
 		{"another ring size, in the high word", poke(20, 1), "geometry"},
 		{"other flags", poke(24, 0x82), "geometry"},
-		{"another id", poke(47, 1, 2), "id"},
+		{"another id", func(t *testing.T, fd int) int {
+			last := make([]byte, 1) // of the id, which is random
+			if _, err := unix.Pread(fd, last, 47); err != nil {
+				t.Fatal(err)
+			}
+			return poke(47, last[0]^1)(t, fd)
+		}, "id"},
 		{"a directory", instead(func() (int, error) { return unix.Open("/", unix.O_RDONLY|unix.O_CLOEXEC, 0) }), "regular"},
 		{"a device", instead(func() (int, error) { return unix.Open("/dev/zero", unix.O_RDWR|unix.O_CLOEXEC, 0) }), "regular"},
 		{"a stream socket", socket(unix.SOCK_STREAM), "regular"},
@@ -587,7 +593,7 @@ func TestAttachRefuses(t *testing.T) {
 			unix.Close(fd[1])
 			return fd[0], err
 		}), "regular"},
-		{"nothing", func(*testing.T, int) int { return -1 }, "does not say"},
+		{"nothing", func(*testing.T, int) int { return -1 }, "cannot be examined"},
 		{"an opening to read", again(unix.O_RDONLY), "mmap"},
 		{"an opening to write", again(unix.O_WRONLY), "cannot be read"},
 		{"an opening to do nothing", again(unix.O_PATH), ""},

@@ -208,7 +208,7 @@ func (s *Stream) Buffered() (n int) {
 // checkSpan says what is wrong with the length of a span.
 func (s *Stream) checkSpan(n int) error {
 	if n < 0 || n > s.size/2 {
-		return fmt.Errorf("length %d of a span is not from 0 to half the ring size, %d", n, s.size/2)
+		return fmt.Errorf("span length %d is not between 0 and half the ring size, %d", n, s.size/2)
 	}
 	return nil
 }

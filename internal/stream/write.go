@@ -242,7 +242,7 @@ func (h *writeHalf) commit(n int) error {
 		return err
 	}
 	if n < 0 || n > h.reserved {
-		return fmt.Errorf("commit of %d bytes, reserved are %d", n, max(h.reserved, 0))
+		return fmt.Errorf("commit of %d bytes, but %d are reserved", n, max(h.reserved, 0))
 	}
 	h.cancel()
 	h.ring.Skip(n)
