@@ -19,10 +19,10 @@ import (
 )
 
 // A halfOpen is a dialer that has connected to the socket and whose message was
-// not dealt with.
+// not handled yet.
 type halfOpen struct {
 	fd    int
-	c     *os.File        // the same; nil unless somebody has to wait for the message
+	c     *os.File        // the same; nil unless a goroutine has to wait for the message
 	raw   syscall.RawConn // of c
 	peer  stream.Cred
 	heard bool // guarded by Listener.handshake
@@ -44,8 +44,8 @@ func (d *halfOpen) watch() (err error) {
 	return err
 }
 
-// close closes the socket. With it go the descriptors that nobody has received,
-// and the kernel may wait with their end for as long as the sender has said.
+// close closes the socket, and so the descriptors that were not received. The
+// kernel may wait for those for as long as the sender wants.
 func (d *halfOpen) close() {
 	if d.c == nil {
 		unix.Close(d.fd)
@@ -73,8 +73,8 @@ func (l *Listener) serve(sock syscall.RawConn) {
 // accept waits for the next dialer and takes it off the kernel's backlog. It
 // returns -1 and no error when sock is closed.
 //
-// The dialer is counted in taken under the lock that Stats asks the kernel
-// under: so it is in one of the two counts at any time.
+// The dialer is counted in taken under the lock that Stats holds when it asks
+// the kernel. So it is always in one of the two counts.
 func (l *Listener) accept(sock syscall.RawConn) (fd int, err error) {
 	closed := sock.Read(func(listening uintptr) bool {
 		l.mu.Lock()
@@ -114,8 +114,8 @@ func (l *Listener) begin(fd int) {
 	for _, earlier := range halfOpens {
 		l.tryFinish(earlier)
 	}
-	// A dialer speaks as soon as it has connected. Mostly our having been woken
-	// up by that is what keeps it from doing so.
+	// A dialer sends as soon as it has connected. Usually it has not sent yet
+	// because its connect woke us on its processor: yield to it first.
 	for start := wait.Now(); !l.tryFinish(d); wait.Yield() {
 		if wait.Now()-start > promptness {
 			l.finishLater(d)
@@ -124,7 +124,7 @@ func (l *Listener) begin(fd int) {
 	}
 }
 
-// finishLater has another goroutine wait for d's handshake.
+// finishLater makes another goroutine wait for d's handshake.
 func (l *Listener) finishLater(d *halfOpen) {
 	if err := d.watch(); err != nil {
 		l.drop(d, err)
@@ -155,8 +155,9 @@ func (l *Listener) finishLater(d *halfOpen) {
 	})
 }
 
-// evict ends the wait for d's handshake. Nothing comes in any more, so that d
-// knows and can dial again; what has come in before is heard.
+// evict ends the wait for d's handshake. It shuts the socket for reading, so
+// that d notices and can dial again; a message that has arrived before is still
+// handled.
 func (l *Listener) evict(d *halfOpen) {
 	d.control(func(fd int) { unix.Shutdown(fd, unix.SHUT_RD) })
 	l.tryFinish(d)
@@ -169,7 +170,8 @@ func spoken(fd int) bool {
 	return err != unix.EAGAIN && err != unix.EINTR
 }
 
-// expire ends the wait for d's handshake, unless that has been taken meanwhile.
+// expire ends the wait for d's handshake, unless the message has been taken by
+// then.
 func (l *Listener) expire(d *halfOpen, err error) {
 	l.handshake.Lock()
 	heard := d.heard
@@ -183,12 +185,12 @@ func (l *Listener) expire(d *halfOpen, err error) {
 // drop closes d's socket, and does not wait for that.
 func (l *Listener) drop(d *halfOpen, err error) {
 	go d.close()
-	l.run(-1) // the Logger's handler may be what closes the listener
+	l.run(-1) // the Logger's handler may close the listener
 	defer l.run(1)
 	l.refuse(d, err)
 }
 
-// refuse counts a dialer that is not to be a connection, and tells the log why.
+// refuse counts a dialer that is refused, and logs the reason.
 func (l *Listener) refuse(d *halfOpen, err error) {
 	l.mu.Lock()
 	l.taken--
@@ -206,7 +208,7 @@ func (l *Listener) refuse(d *halfOpen, err error) {
 }
 
 // tryFinish takes the message of d, if it is there, and gives the connection to
-// Accept. It reports whether it was there.
+// Accept. It reports whether the message was there.
 func (l *Listener) tryFinish(d *halfOpen) bool {
 	there, err := l.finishNow(d)
 	if err != nil {
@@ -215,9 +217,8 @@ func (l *Listener) tryFinish(d *halfOpen) bool {
 	return there
 }
 
-// finishNow is tryFinish, but for what is done with a dialer that is refused:
-// the Logger is told of that, and not while the next one waits for its
-// handshake.
+// finishNow is tryFinish without the refusal: it leaves that to the caller, so
+// that the Logger's handler does not delay the next handshake.
 func (l *Listener) finishNow(d *halfOpen) (heard bool, err error) {
 	l.handshake.Lock()
 	defer l.handshake.Unlock()
@@ -239,8 +240,8 @@ func (l *Listener) finishNow(d *halfOpen) (heard bool, err error) {
 		return true, errors.New("too many handshakes by this user are under way")
 	}
 	// The descriptors may be of a file system that does not answer, even to a
-	// close. So this has a goroutine of its own, which is not waited for for
-	// long.
+	// close. So this has a goroutine of its own, for which we wait only
+	// attachTimeout.
 	done := make(chan struct{})
 	go func() {
 		defer l.leave()
@@ -248,7 +249,7 @@ func (l *Listener) finishNow(d *halfOpen) (heard bool, err error) {
 		defer l.countOut(d.peer)
 		l.finish(d)
 	}()
-	late := time.NewTimer(attachPatience)
+	late := time.NewTimer(attachTimeout)
 	defer late.Stop()
 	select {
 	case <-done:
@@ -277,8 +278,9 @@ func (l *Listener) countOut(peer stream.Cred) {
 	}
 }
 
-// finish makes a connection of what d has sent and gives it to Accept. As long
-// as the process is short of descriptors, Accept says so and d keeps its place.
+// finish makes a connection from d's message and gives it to Accept. As long as
+// the process is short of descriptors, Accept returns that error and d keeps
+// its place.
 func (l *Listener) finish(d *halfOpen) {
 	var h message
 	err := l.retryWhenScarce(func() error {
@@ -306,8 +308,8 @@ func (l *Listener) finish(d *halfOpen) {
 	}
 }
 
-// retryWhenScarce calls f again each time that Accept has said that this end is
-// short of what f needs.
+// retryWhenScarce calls f again each time that Accept has reported that this
+// end is short of what f needs.
 func (l *Listener) retryWhenScarce(f func() error) error {
 	for {
 		err := f()
@@ -320,9 +322,9 @@ func (l *Listener) retryWhenScarce(f func() error) error {
 	}
 }
 
-// attach makes the acceptor's stream of what the dialer has sent. The
-// descriptors stay the caller's, who can try again when the process was short
-// of something.
+// attach makes the acceptor's stream from the dialer's message. The caller
+// still owns the descriptors, and can try again if the process was short of
+// something.
 func (h message) attach(l *Listener, peer stream.Cred) (_ *stream.Stream, err error) {
 	var undo []func()
 	defer func() {

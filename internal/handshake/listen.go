@@ -20,12 +20,12 @@ import (
 	"shmconn/internal/stream"
 )
 
-// A Listener is what is behind a Listener.
+// A Listener is what is behind a shmconn.Listener.
 //
 // One goroutine takes dialers off the socket, one at a time, and does not take
-// the next before Accept has taken the last: so it is the kernel that keeps the
-// backlog. A dialer whose message is not there yet gets a goroutine of its own.
-// All of them are outside the bubble that Listen may have been called in.
+// the next before Accept has taken the last. So the kernel keeps the backlog. A
+// dialer whose message is not there yet gets a goroutine of its own. All of
+// them are outside the bubble that Listen may have been called in.
 type Listener struct {
 	name     string
 	busyPoll time.Duration
@@ -39,7 +39,7 @@ type Listener struct {
 	sockets     []*socket      // the last one has the name; see watch
 	acceptQueue []result       // for Accept
 	busy        map[uint32]int // handshakes under way, by user
-	halfOpens   []*halfOpen    // have said nothing yet, oldest first
+	halfOpens   []*halfOpen    // have sent nothing yet, oldest first
 	taken       int            // dialers that are off the socket, and neither in acceptQueue nor refused
 	running     int            // goroutines that Close waits for: all but handshakes and handlers of the Logger
 	users       int            // goroutines, and one more until Close: the last closes the directory
@@ -56,8 +56,8 @@ type Listener struct {
 
 	deadline deadline.Deadline
 
-	// handshake is held while what a dialer has said is dealt with, so that
-	// who has dialed after another Dial had returned is accepted after it.
+	// handshake is held while a dialer's message is handled, so that
+	// connections are accepted in the order in which their Dials have returned.
 	handshake sync.Mutex
 }
 
@@ -132,8 +132,8 @@ func Listen(name string, lc ListenOptions) (*Listener, error) {
 	return l, nil
 }
 
-// checkMode says what is wrong with the mode of a listener's files: whoever may
-// dial reads one of them and writes to the other.
+// checkMode returns an error if the mode of a listener's files is wrong: a
+// dialer reads one of them and writes to the other.
 func checkMode(mode fs.FileMode) error {
 	if mode&0o600 != 0o600 {
 		return fmt.Errorf("mode %#o shuts out the listener's own user, who may always dial: "+
@@ -187,7 +187,7 @@ func (l *Listener) next() (r result, ok bool) {
 	return r, true
 }
 
-// enqueue gives r to Accept. It reports false, and does nothing, after Close.
+// enqueue gives r to Accept. After Close it does nothing and reports false.
 func (l *Listener) enqueue(r result) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -213,8 +213,8 @@ func (l *Listener) awaitDrained() bool {
 	return !l.closed
 }
 
-// open starts to take dialers off sock. A socket before it, which has lost its
-// name, goes on with what waits in its backlog.
+// open starts to take dialers off sock. An earlier socket, which has lost its
+// name, goes on serving its backlog.
 func (l *Listener) open(sock int) error {
 	s := &socket{File: os.NewFile(uintptr(sock), "listener")}
 	raw, err := s.SyscallConn()
@@ -267,7 +267,7 @@ func (l *Listener) leave() {
 	}
 }
 
-// Close stops listening. Those that wait for Accept are reset.
+// Close stops listening. Connections that wait for Accept are reset.
 func (l *Listener) Close() error {
 	l.mu.Lock()
 	if l.closed {
@@ -292,7 +292,7 @@ func (l *Listener) Close() error {
 	}
 	l.deadline.Stop()
 	l.spares.close()
-	spares.sweep() // so that nothing is left where it was this process that dialed
+	spares.sweep() // so that nothing is left if this process dialed
 	for _, r := range ready {
 		if r.s != nil {
 			r.s.Abort()

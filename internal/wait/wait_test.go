@@ -864,10 +864,10 @@ func TestQuotaChanges(t *testing.T) {
 	}
 }
 
-// TestCourtesy has a goroutine wait again and again, some looks each time, on
+// TestGoschedRareEvery has a goroutine wait again and again, some looks each time, on
 // the only P: others have to get it long before the 10 ms after which it would
 // be taken away.
-func TestCourtesy(t *testing.T) {
+func TestGoschedRareEvery(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	r := newPollers()
 	r.refreshed.Store(int64(time.Hour)) // as if there were other Ps, which are busy

@@ -90,9 +90,9 @@ const (
 	injectBytes = 40 << 10 // that each of four calls moves
 	injectRing  = 16 << 10
 
-	injectPatience = 6 * time.Second // the deadline of the helper's calls
-	peerPatience   = 9 * time.Second // of the test's
-	injectHang     = 30 * time.Second
+	injectTimeout = 6 * time.Second // the deadline of the helper's calls
+	peerTimeout   = 9 * time.Second // of the test's
+	injectHang    = 30 * time.Second
 )
 
 // The states of an injected helper, in KillStats.Serial.
@@ -211,7 +211,7 @@ func (r *injectResult) run(y *shmtest.KillStats, s shmtest.Shape, how, name stri
 			return
 		}
 		defer func() { r.step("Listener.Close", l.Close()) }()
-		l.SetDeadline(time.Now().Add(injectPatience))
+		l.SetDeadline(time.Now().Add(injectTimeout))
 		var accepted atomic.Bool
 		defer accepted.Store(true)
 		go func() { // the only dialer may have been refused
@@ -248,14 +248,14 @@ func (r *injectResult) run(y *shmtest.KillStats, s shmtest.Shape, how, name stri
 			time.Sleep(5 * time.Millisecond) // as net/http does
 		}
 	} else {
-		dialed, err := s.DialContext(context.Background(), name, injectPatience)
+		dialed, err := s.DialContext(context.Background(), name, injectTimeout)
 		if !r.step("Dial", err) {
 			return
 		}
 		c = dialed.(*shmconn.Conn)
 	}
 	defer func() { r.step("Close", c.Close()) }()
-	c.SetDeadline(time.Now().Add(injectPatience))
+	c.SetDeadline(time.Now().Add(injectTimeout))
 	n, err := c.Write(shmtest.Pattern(0, injectBytes))
 	r.Wrote += n
 	if !r.step("Write", err) {
@@ -295,7 +295,7 @@ type injectPeer struct {
 func (p *injectPeer) serve(c *shmconn.Conn) {
 	defer c.Close()
 	p.connected = true
-	c.SetDeadline(time.Now().Add(peerPatience))
+	c.SetDeadline(time.Now().Add(peerTimeout))
 	var first, second = make(chan struct{}), make(chan struct{})
 	var total int
 	done := make(chan struct{})
@@ -520,7 +520,7 @@ func (j injection) run(dir string) (v verdict, err error) {
 	}
 	y.Serial.Store(injectGo)
 
-	hang, late := time.After(injectHang), time.After(injectPatience+time.Second)
+	hang, late := time.After(injectHang), time.After(injectTimeout+time.Second)
 	crashed, hung := false, false
 	dialing := j.role == "listen"
 	for y.Serial.Load() != injectDone {
@@ -529,7 +529,7 @@ func (j injection) run(dir string) (v verdict, err error) {
 			go func() {
 				defer close(peerDone)
 				defer y.Wrong.Store(1)
-				d := &shmconn.Dialer{BusyPoll: j.shape.DialPoll, Timeout: peerPatience, SpareBytes: j.shape.Spares}
+				d := &shmconn.Dialer{BusyPoll: j.shape.DialPoll, Timeout: peerTimeout, SpareBytes: j.shape.Spares}
 				c, err := d.Dial(name)
 				if err == nil {
 					peer.serve(c)
