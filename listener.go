@@ -11,22 +11,13 @@ import (
 	"shmconn/internal/handshake"
 )
 
+// These values replace options that are 0.
 const (
-	// DefaultRingSize is [ListenConfig.RingSize] where that is 0, in bytes.
-	DefaultRingSize = 256 << 10
-
-	// DefaultBacklog is [ListenConfig.Backlog] where that is 0.
-	DefaultBacklog = 128
-
-	// DefaultBusyPoll is BusyPoll where that is 0.
-	DefaultBusyPoll = 300 * time.Microsecond
-
-	// DefaultSpareBytes is SpareBytes where that is 0: the spares of 15
-	// connections with rings of [DefaultRingSize].
-	DefaultSpareBytes = 8 << 20
-
-	// DefaultSpareTime is SpareTime where that is 0.
-	DefaultSpareTime = 5 * time.Second
+	DefaultRingSize   = 256 << 10 // bytes
+	DefaultBacklog    = 128       // connections
+	DefaultBusyPoll   = 300 * time.Microsecond
+	DefaultSpareBytes = 8 << 20 // the spares of 15 connections with rings of DefaultRingSize
+	DefaultSpareTime  = 5 * time.Second
 )
 
 // A ListenConfig holds the options of a listener. The zero ListenConfig is

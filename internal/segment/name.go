@@ -17,8 +17,8 @@ const Prefix = "shmconn."
 
 const maxName = 128
 
-// ParseName splits what a user calls a connection into the directory and the
-// name in it, or says what is wrong with it. It touches no file.
+// ParseName splits the name that a user gives into the directory and the name
+// in it, or returns an error. It touches no file.
 func ParseName(name string) (dir, base string, err error) {
 	dir = os.Getenv("SHMCONN_DIR")
 	if dir == "" {
@@ -54,7 +54,7 @@ func checkBase(base string) error {
 	return nil
 }
 
-// A Kind says what a file is for.
+// A Kind is what a file is for.
 type Kind uint8
 
 const (
@@ -64,8 +64,8 @@ const (
 	ConnFile
 )
 
-// ParseFile tells by the name of a file, without its directory, what it is for,
-// whose it is, and which connection's.
+// ParseFile returns, from the name of a file without its directory, what the
+// file is for, its listener's name, and its connection's id.
 func ParseFile(file string) (kind Kind, base string, id ID) {
 	base, ok := strings.CutPrefix(file, Prefix)
 	base, suffix, at := strings.Cut(base, "@")

@@ -864,9 +864,9 @@ func TestQuotaChanges(t *testing.T) {
 	}
 }
 
-// TestGoschedRareEvery has a goroutine wait again and again, some looks each time, on
-// the only P: others have to get it long before the 10 ms after which it would
-// be taken away.
+// TestGoschedRareEvery has a goroutine wait again and again, some looks each
+// time, on the only P: others have to get it long before the 10 ms after which
+// it would be taken away.
 func TestGoschedRareEvery(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	r := newPollers()
