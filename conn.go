@@ -312,11 +312,12 @@ func (c *Conn) Commit(n int) error {
 	return c.opError("write", c.s.Commit(n))
 }
 
-// Guard calls f on this goroutine, to work on slices of Peek and Reserve. If f
-// faults because the segment was truncated, Guard returns a [*CorruptError],
-// and the connection is damaged for good. Other panics of f go on. Goroutines
-// that f starts are not guarded. While f runs, the memory stays mapped even if
-// c is closed. After Close, Guard returns [net.ErrClosed] without calling f.
+// Guard calls f on this goroutine, to work on slices of Peek and Reserve, and
+// returns nil. If f faults because the segment was truncated, Guard returns a
+// [*CorruptError], and the connection is damaged for good. Other panics of f go
+// on. Goroutines that f starts are not guarded. While f runs, the memory stays
+// mapped even if c is closed. After Close, Guard returns [net.ErrClosed]
+// without calling f.
 func (c *Conn) Guard(f func()) error {
 	return c.opError("guard", c.s.Guard(f))
 }

@@ -52,7 +52,7 @@ type Dialer struct {
 	// has dialed and that both ends have closed in order. The next dial to the
 	// same listener, by the same user, uses it again, which costs a tenth. It is
 	// the sum over all listeners. 0 means [DefaultSpareBytes]; less than 0,
-	// that there are no spares.
+	// that this Dialer neither keeps a spare nor uses one.
 	SpareBytes int
 
 	// SpareTime is how long a spare is kept, within a quarter of a second. 0
