@@ -1,5 +1,5 @@
-// Package bench measures connections over shared memory beside their rivals and
-// beside what the hardware allows.
+// Package bench measures connections over shared memory, and compares them with
+// their rivals and with the limits of the hardware.
 //
 // A [Workload] is measured for several [Contender]s in rounds: a slice of some
 // tens of milliseconds for the first, then for the second, and so on, and again
