@@ -7,16 +7,14 @@ import (
 
 var _ net.Addr = Addr{}
 
-// Addr is the name of a listener, and of the connections made through it. As
-// the [Conn.RemoteAddr] of a connection that was accepted it also says which of
-// the peers it is.
+// Addr is the name of a listener and of its connections. The [Conn.RemoteAddr]
+// of a connection that was accepted also identifies the dialer.
 type Addr struct {
 	Name string // as given to Listen or Dial
 
 	// The dialer's process and user, as [Conn.PeerCred] has them, and the
 	// number of the connection among those that the listener has accepted, from
-	// 1. In any address but the RemoteAddr of an accepted connection they are
-	// 0.
+	// 1. All are 0 except in the RemoteAddr of an accepted connection.
 	PID    int
 	UID    uint32
 	Number uint64
@@ -25,8 +23,8 @@ type Addr struct {
 // Network returns "shm".
 func (a Addr) Network() string { return "shm" }
 
-// String returns the name, and where the address is a dialer's what it says of
-// that, without a space, for logs: feed#17(pid=4711,uid=1000).
+// String returns the name; for a dialer, with what identifies it, without a
+// space, for logs: feed#17(pid=4711,uid=1000).
 func (a Addr) String() string {
 	if a.Number == 0 {
 		return a.Name

@@ -9,15 +9,17 @@ import (
 	"shmconn/internal/bench"
 )
 
-// The other end of these benchmarks is this test binary, run again. That must be
-// seen before flags are parsed or anything is started.
+// The other end of these benchmarks is this test binary, run again. That must
+// be seen before flags are parsed or anything is started.
 func init() { bench.Main() }
 
 // rivals are measured by the same loops. On a shared machine only ratios taken
-// within short rounds mean something: for these there is go run ./shmconn bench.
+// within short rounds mean something: for these there is go run ./shmconn
+// bench.
 var rivals = []string{"shm", "unix", "tcp", "pipe"}
 
-// benchmark does b.N operations of s with a peer in a process, and in a goroutine.
+// benchmark does b.N operations of s with a peer in a process, and in a
+// goroutine.
 func benchmark(b *testing.B, name string, s bench.Spec, bytes int) {
 	for _, peer := range []string{"process", "goroutine"} {
 		b.Run(fmt.Sprintf("%s/peer=%s/size=%d", name, peer, s.Size), func(b *testing.B) {
@@ -70,7 +72,8 @@ func BenchmarkBufio(b *testing.B) {
 	}
 }
 
-// BenchmarkStream writes large chunks; the peer reads into a buffer of that size.
+// BenchmarkStream writes large chunks; the peer reads into a buffer of that
+// size.
 func BenchmarkStream(b *testing.B) {
 	for _, size := range []int{4 << 10, 64 << 10, 1 << 20} {
 		for _, ring := range []int{256 << 10, 1 << 20, 4 << 20} {
@@ -83,8 +86,8 @@ func BenchmarkStream(b *testing.B) {
 	}
 }
 
-// BenchmarkZeroCopy sends messages in place, by Reserve and Commit, and takes them
-// by Peek and Discard; beside it the same by Write and Read.
+// BenchmarkZeroCopy sends messages in place, by Reserve and Commit, and takes
+// them by Peek and Discard; beside it the same by Write and Read.
 func BenchmarkZeroCopy(b *testing.B) {
 	for _, net := range []string{"shm-zerocopy", "shm", "unix"} {
 		benchmark(b, "net="+net, bench.Spec{Net: net, Loop: "messages", Size: 64}, 64)

@@ -1240,8 +1240,8 @@ func TestWriteBuffers(t *testing.T) {
 	})
 }
 
-// TestOnePublish checks that what fits into the ring is there as a whole or not at
-// all, for a reader that looks all the time.
+// TestOnePublish checks that what fits into the ring is there as a whole or not
+// at all, for a reader that looks all the time.
 func TestOnePublish(t *testing.T) {
 	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
 		n := min(s.RingSize()/2, 48<<10) // as Write's comment says
@@ -1473,8 +1473,8 @@ func TestBufio(t *testing.T) {
 	})
 }
 
-// serveHTTP serves echoes over l, and returns a client of it. The handler of /wait
-// says when it is called, and when its client is gone.
+// serveHTTP serves echoes over l, and returns a client of it. The handler of
+// /wait says when it is called, and when its client is gone.
 func serveHTTP(t *testing.T, s shmtest.Shape, l net.Listener) (client *http.Client, waiting chan bool) {
 	waiting = make(chan bool)
 	mux := http.NewServeMux()
@@ -1598,9 +1598,9 @@ func newCert(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
-// TestClosedSeen closes an end while another goroutine is on its way out of a call on it. The peer
-// finds the end as soon as Close has returned, as it does with a Unix socket, whose Close
-// waits for the calls under way, too.
+// TestClosedSeen closes an end while another goroutine is on its way out of a
+// call on it. The peer finds the end as soon as Close has returned, as it does
+// with a Unix socket, whose Close waits for the calls under way, too.
 func TestClosedSeen(t *testing.T) {
 	const rounds = 3000
 	for _, s := range []shmtest.Shape{{Ring: 4096, Anonymous: true}, shmtest.Shape{Ring: 4096, Anonymous: true}.Poll(shmtest.PollNever)} {
@@ -1635,9 +1635,9 @@ func TestClosedSeen(t *testing.T) {
 	}
 }
 
-// These tests use connections and listeners in bubbles of testing/synctest, out of
-// them, and both at a time. A socket does not care; a channel or a timer that was made
-// in a bubble ends the process when it is used outside.
+// These tests use connections and listeners in bubbles of testing/synctest, out
+// of them, and both at a time. A socket does not care; a channel or a timer
+// that was made in a bubble ends the process when it is used outside.
 
 var bubbleShapes = []shmtest.Shape{shmtest.UnixShape, {}, shmtest.Shape{}.Poll(shmtest.PollNever), shmtest.Shape{}.Poll(shmtest.PollAlways)}
 
@@ -1669,8 +1669,8 @@ func pingPong(t *testing.T, a, b io.ReadWriter, rounds int) {
 	}
 }
 
-// TestBubbleAndAfter makes a connection in a bubble, uses it there, in another bubble
-// and outside, with deadlines, many at a time, until Close outside.
+// TestBubbleAndAfter makes a connection in a bubble, uses it there, in another
+// bubble and outside, with deadlines, many at a time, until Close outside.
 func TestBubbleAndAfter(t *testing.T) {
 	shmtest.OnShapes(t, bubbleShapes, func(t *testing.T, s shmtest.Shape) {
 		const conns = 8
@@ -1715,8 +1715,8 @@ func TestBubbleAndAfter(t *testing.T) {
 	})
 }
 
-// TestBubbleMeets has one end in a bubble and the other outside, at the same time, and
-// several goroutines on one end, of which some are inside.
+// TestBubbleMeets has one end in a bubble and the other outside, at the same
+// time, and several goroutines on one end, of which some are inside.
 func TestBubbleMeets(t *testing.T) {
 	shmtest.OnShapes(t, bubbleShapes, func(t *testing.T, s shmtest.Shape) {
 		a, b := s.Pair(t)
@@ -1757,8 +1757,8 @@ func TestBubbleMeets(t *testing.T) {
 	})
 }
 
-// TestBubbleDeadline sets deadlines inside and outside for calls that wait on the other
-// side of the bubble. They are in real time, as a socket's.
+// TestBubbleDeadline sets deadlines inside and outside for calls that wait on
+// the other side of the bubble. They are in real time, as a socket's.
 func TestBubbleDeadline(t *testing.T) {
 	shmtest.OnShapes(t, bubbleShapes, func(t *testing.T, s shmtest.Shape) {
 		const soon = 20 * time.Millisecond
@@ -1811,8 +1811,8 @@ func TestBubbleClose(t *testing.T) {
 	})
 }
 
-// TestBubbleListener listens in a bubble that ends before the listener does, accepts
-// inside and outside, and closes outside what waits inside.
+// TestBubbleListener listens in a bubble that ends before the listener does,
+// accepts inside and outside, and closes outside what waits inside.
 func TestBubbleListener(t *testing.T) {
 	shmtest.OnShapes(t, bubbleShapes, func(t *testing.T, s shmtest.Shape) {
 		var l shmtest.Listener
@@ -1903,9 +1903,9 @@ func faulty(t testing.TB, good, n int) []byte {
 	return m[edge-good:][:n]
 }
 
-// TestFaultyMemory passes memory that faults, as a mapped file does that was truncated:
-// EFAULT, as over a Unix socket, nothing lost and nothing doubled, and the connection
-// goes on.
+// TestFaultyMemory passes memory that faults, as a mapped file does that was
+// truncated: EFAULT, as over a Unix socket, nothing lost and nothing doubled,
+// and the connection goes on.
 func TestFaultyMemory(t *testing.T) {
 	type steps struct {
 		name string

@@ -84,8 +84,8 @@ func fileOf(t testing.TB, fd int, err error) *os.File {
 	return f
 }
 
-// timer returns a timerfd, of which fs.FileMode.IsRegular says that it is a regular file. It
-// can be read after d, 8 bytes.
+// timer returns a timerfd, of which fs.FileMode.IsRegular says that it is a
+// regular file. It can be read after d, 8 bytes.
 func timer(t testing.TB, flags int, d time.Duration) *os.File {
 	t.Helper()
 	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, flags|unix.TFD_CLOEXEC)
@@ -133,8 +133,8 @@ func unblock(t testing.TB, f *os.File) *os.File {
 	return f
 }
 
-// terminal returns both ends of a terminal that changes nothing. Without O_NONBLOCK the
-// runtime takes the slave for a blocking file.
+// terminal returns both ends of a terminal that changes nothing. Without
+// O_NONBLOCK the runtime takes the slave for a blocking file.
 func terminal(t testing.TB) (master, slave *os.File) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -585,10 +585,10 @@ func copyThrough(t *testing.T, s shmtest.Shape, src copySource, dst copySink) st
 	return fmt.Sprintf("%s; %s; got %d, %.4x", in, out, len(got), sha256.Sum256(got))
 }
 
-// TestCopyLikeUnix copies from each kind of source to each kind of sink, through a Unix socket and
-// through shared memory: what comes out, the counts, and the kinds of error are the
-// same. Sources are paired with three sinks and sinks with three sources, with -long
-// all with all.
+// TestCopyLikeUnix copies from each kind of source to each kind of sink,
+// through a Unix socket and through shared memory: what comes out, the counts,
+// and the kinds of error are the same. Sources are paired with three sinks and
+// sinks with three sources, with -long all with all.
 func TestCopyLikeUnix(t *testing.T) {
 	for i, src := range copySources {
 		for j, dst := range copySinks {
@@ -630,8 +630,8 @@ func TestCopyOfItself(t *testing.T) {
 	}
 }
 
-// TestCopyChangingFile lets a file grow, and shrink, while it is copied: what there was is
-// copied once, and the copy ends where the file ends by then.
+// TestCopyChangingFile lets a file grow, and shrink, while it is copied: what
+// there was is copied once, and the copy ends where the file ends by then.
 func TestCopyChangingFile(t *testing.T) {
 	const size, more = 16 << 20, 1 << 20 // size is more than any connection holds
 	for _, s := range []shmtest.Shape{shmtest.UnixShape, {}, {Ring: 4096}} {
@@ -671,8 +671,8 @@ func TestCopyChangingFile(t *testing.T) {
 	}
 }
 
-// TestCopyFullRing copies a file that fills the ring, to nobody who reads: the end of the
-// file needs no room.
+// TestCopyFullRing copies a file that fills the ring, to nobody who reads: the
+// end of the file needs no room.
 func TestCopyFullRing(t *testing.T) {
 	for _, kind := range []string{"disk", "memory"} {
 		a, _ := shmtest.Shape{}.ShmPair(t)
@@ -690,8 +690,8 @@ func TestCopyFullRing(t *testing.T) {
 	}
 }
 
-// TestCopyIsFast checks that the kernel does copy, of which the sign is that a copy cut short has
-// not read from the file what it has not written.
+// TestCopyIsFast checks that the kernel does copy, of which the sign is that a
+// copy cut short has not read from the file what it has not written.
 func TestCopyIsFast(t *testing.T) {
 	for _, kind := range []string{"disk", "memory"} {
 		for _, how := range []struct {
@@ -734,8 +734,8 @@ func preadNowait(f *os.File, b []byte) (n int, err error) {
 	return n, err
 }
 
-// soon fails unless f returns, which takes no time of its own, within a time that
-// nobody's slowness explains. Then release ends what f waits for.
+// soon fails unless f returns, which takes no time of its own, within a time
+// that nobody's slowness explains. Then release ends what f waits for.
 func soon(t *testing.T, what string, release, f func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -749,8 +749,8 @@ func soon(t *testing.T, what string, release, f func()) {
 	}
 }
 
-// A waitingEnd is a source or a sink that waits. It does so by the time that waits
-// returns, or a moment later, until release.
+// A waitingEnd is a source or a sink that waits. It does so by the time that
+// waits returns, or a moment later, until release.
 type waitingEnd struct {
 	name string
 	make func(t *testing.T) (x io.ReadWriter, waits, release func())
@@ -797,8 +797,9 @@ func waitingTimer(t *testing.T, flags int) (io.ReadWriter, func(), func()) {
 	}
 }
 
-// TestCopySourceWaits checks that nothing else waits while the source of an io.Copy does: another
-// Write, CloseWrite and what the peer is told of it, and Close.
+// TestCopySourceWaits checks that nothing else waits while the source of an
+// io.Copy does: another Write, CloseWrite and what the peer is told of it, and
+// Close.
 func TestCopySourceWaits(t *testing.T) {
 	for _, src := range waitingSources {
 		for _, end := range []string{"CloseWrite", "Close"} {
@@ -921,8 +922,8 @@ var waitingSinks = []waitingEnd{
 	}},
 }
 
-// TestCopySinkWaits checks that nothing else waits while the sink of an io.Copy does: another Read,
-// CloseRead and what the peer is told of it, and Close.
+// TestCopySinkWaits checks that nothing else waits while the sink of an io.Copy
+// does: another Read, CloseRead and what the peer is told of it, and Close.
 func TestCopySinkWaits(t *testing.T) {
 	for _, dst := range waitingSinks {
 		for _, end := range []string{"CloseRead", "Close"} {
@@ -935,16 +936,16 @@ func TestCopySinkWaits(t *testing.T) {
 				waits()
 				defer func() { release(); <-done }()
 				soon(t, "Read", release, func() {
-					// Where the kernel copies, what it could not is still there. But nobody may
-					// wait for the copy.
+					// Where the kernel copies, what it could not is still
+					// there. But nobody may wait for the copy.
 					b.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 					n, err := b.Read(make([]byte, 8))
 					if n == 0 {
 						shmtest.WantErr(t, "Read", err, "read timeout")
 					}
 					b.SetReadDeadline(shmtest.NoDeadline)
-					// The sink may take some more before it waits, a terminal does: so there is
-					// more until the Read has got some.
+					// The sink may take some more before it waits, a terminal
+					// does: so there is more until the Read has got some.
 					got := make(chan struct{})
 					go func() {
 						defer close(got)
@@ -981,7 +982,8 @@ func TestCopySinkWaits(t *testing.T) {
 	}
 }
 
-// TestCopyToMessages copies to sockets that take no message of more than a private buffer.
+// TestCopyToMessages copies to sockets that take no message of more than a
+// private buffer.
 func TestCopyToMessages(t *testing.T) {
 	const size = 300_000
 	for _, kind := range []int{unix.SOCK_SEQPACKET, unix.SOCK_DGRAM} {
@@ -1005,8 +1007,8 @@ func TestCopyToMessages(t *testing.T) {
 	}
 }
 
-// inMounts calls f on a thread with mounts of its own, of which nothing is left but
-// the descriptor that f returns.
+// inMounts calls f on a thread with mounts of its own, of which nothing is left
+// but the descriptor that f returns.
 func inMounts(t testing.TB, f func() (fd int, err error)) *os.File {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -1056,8 +1058,8 @@ func overlayFile(t testing.TB) *os.File {
 	})
 }
 
-// A fuse is a file of a FUSE file system that is served by this process. While it is held
-// neither a read nor a write of it is answered.
+// A fuse is a file of a FUSE file system that is served by this process. While
+// it is held neither a read nor a write of it is answered.
 type fuse struct {
 	file    *os.File
 	dev     *os.File

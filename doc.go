@@ -1,6 +1,6 @@
 // Package shmconn connects processes of one machine over shared memory. A
-// [Listener] is a [net.Listener] and a [Conn] a [net.Conn], so whatever takes
-// these works over it unchanged: bufio, net/http, gRPC, TLS.
+// [Listener] is a [net.Listener] and a [Conn] is a [net.Conn], so bufio,
+// net/http, gRPC and TLS work over them unchanged.
 //
 //	l, err := shmconn.Listen("feed")     // one process
 //	c, err := l.Accept()
@@ -8,48 +8,35 @@
 //	c, err := shmconn.Dial("feed")       // another
 //
 // A connection is a segment of shared memory that holds two rings of bytes, one
-// for each direction, each with a single producer and a single consumer. No
-// byte of the stream and no wake-up goes through a socket; a Unix socket
-// introduces the two processes to each other and is closed. Linux only:
-// elsewhere everything compiles, and Listen and Dial return
-// [errors.ErrUnsupported].
+// for each direction, each with one producer and one consumer. A Unix socket
+// introduces the two processes to each other and is closed; no byte of the
+// stream and no wake-up goes through a socket. On systems other than Linux
+// everything compiles, and Listen and Dial return [errors.ErrUnsupported].
 //
 // # By task
 //
-// Listen and dial: [Listen], [Dial]; with options [ListenConfig.Listen],
-// [Dialer.Dial], [Dialer.DialConn] with a context; before anybody listens,
-// Wait of [Dialer]; for an [http.Transport] or a gRPC dial function
-// [Dialer.DialContext]; [Listener.AcceptConn] for a *Conn without an assertion.
-//
-// Read and write: [Conn.Read], [Conn.Write], [Conn.SetDeadline]; half close
-// with [Conn.CloseWrite] and [Conn.CloseRead]; end a stream that was cut short
-// with [Conn.Abort]; select on the peer's end with [Conn.Done].
-//
-// Without a wait: [Conn.TryRead], [Conn.TryWrite], [Conn.TryWriteAll],
-// [Conn.Buffered], [Conn.Available].
-//
-// Several buffers at once: [Conn.WriteBuffers].
-//
-// Without a copy: [Conn.Peek], [Conn.PeekAtLeast] and [Conn.Discard],
-// [Conn.Reserve] and [Conn.Commit], [Conn.Guard]; to and from the kernel
-// [Conn.ReadFrom] and [Conn.WriteTo], which [io.Copy] calls.
-//
-// Look inside: [Conn.RingSize], [Conn.Stats], [Conn.PeerCred]; for all
-// connections of a program package shmconn/stats; who was not let in: Logger of
-// [ListenConfig].
+//   - Listen and dial: [Listen], [Dial]; options in [ListenConfig], [Dialer].
+//     Before anybody listens: Dialer.Wait. For an [http.Transport] or gRPC:
+//     [Dialer.DialContext].
+//   - Read and write: [Conn.Read], [Conn.Write], [Conn.WriteBuffers]. End one
+//     direction: [Conn.CloseWrite]. End a stream that is incomplete:
+//     [Conn.Abort]. Select on the end of the peer: [Conn.Done].
+//   - Without a wait: [Conn.TryRead], [Conn.TryWrite], [Conn.TryWriteAll].
+//   - Without a copy: [Conn.Peek], [Conn.Reserve], [Conn.Guard]; from files and
+//     to sockets, [io.Copy].
+//   - From one goroutine alone, faster: [Conn.Produce], [Conn.Consume].
+//   - Look inside: [Conn.Stats]; package shmconn/stats for all connections of a
+//     program; Logger of [ListenConfig] for refused dialers.
 //
 // # Waiting
 //
-// A call that has to wait spins for about a microsecond, then polls and lets
-// other goroutines run, for as long as BusyPoll says, and then parks: it sleeps
-// until the peer writes a byte into a pipe. Waits that turn out to be longer
-// than BusyPoll are parked from the start, so an idle connection costs nothing.
-// With BusyPoll < 0 a wait never parks. At most GOMAXPROCS/2 goroutines, at
-// least one, poll at a time, for all connections together.
-//
-// Each end says in shared memory which processor it is on. A wait yields to a
-// peer that is on its own processor, and polls for one that is on another, also
-// with GOMAXPROCS 1.
+// A call that has to wait spins for about a microsecond. Then it polls, letting
+// other goroutines run, for as long as BusyPoll says. Then it parks: it sleeps
+// until the peer writes a byte into a pipe. Waits that turn out longer than
+// BusyPoll park from the start, so an idle connection costs nothing. With
+// BusyPoll < 0 a wait never parks. At most GOMAXPROCS/2 goroutines, at least
+// one, poll at a time, for all connections together. A wait yields to a peer on
+// its own processor, and polls for one on another, even if GOMAXPROCS is 1.
 //
 // # Errors
 //
@@ -70,11 +57,9 @@
 //	another version of the format                          a text with both, from Dial
 //	the segment was damaged                                a *CorruptError, with errors.As
 //
-// The texts of errors of Listen and Dial have the path of the file or the
-// directory that they are about.
-//
-// A connection whose listener closes or dies before it was accepted is one
-// whose peer died.
+// The errors of Listen and Dial name the file or directory that they are about.
+// A connection whose listener closes or dies before accepting it behaves as if
+// its peer had died.
 //
 // # Unlike a Unix socket
 //
@@ -84,21 +69,23 @@
 //     ECONNRESET.
 //   - A process that returns from main without Close has died: its peer gets
 //     ECONNRESET after the last byte, not io.EOF.
-//   - A write that has room returns EPIPE at once after the peer has closed.
-//     When the peer was killed, that is so once this process has noticed: a
-//     call that parks notices at once, one that polls within a few
-//     milliseconds, and every 64th call of TryRead or TryWrite that moves
-//     nothing looks. A writer that never waits, on a connection from which
-//     nobody reads, looks once every quarter ring.
+//   - A write that has room returns EPIPE at once after the peer has closed. If
+//     the peer was killed, it returns EPIPE once this process has noticed: at
+//     once in a call that parks, within a few milliseconds in one that polls,
+//     at every 64th call of TryRead or TryWrite that moves nothing, and once
+//     every quarter ring in a writer that never waits, on a connection from
+//     which nobody reads.
 //   - There is no SyscallConn and no File, and descriptors cannot be passed.
 //
 // # Trust
 //
-// Who may open the listener's files, by [ListenConfig.Mode], is a peer; nobody
-// else can attach, read, write or take over anything. A hostile peer can garble
-// or stop its own stream. It cannot crash the other end, make it hang past a
-// deadline, or read its memory, with two exceptions: slices of Peek and Reserve
-// are shared memory, and touching them is for peers one trusts, or inside
-// [Conn.Guard]; and a peer that can make the kernel wait at a page fault, by a
-// FUSE mount or as root by userfaultfd, can hold up a call that parks or rings.
+// A process that may open the listener's files, by [ListenConfig.Mode], is a
+// peer; no other can attach, read, write or take over anything. A hostile peer
+// can garble or stop its own stream. It cannot crash the other end, hang it
+// past a deadline, or read its memory, with two exceptions:
+//
+//   - Slices of Peek and Reserve are shared memory. Touch them only if you
+//     trust the peer, or inside [Conn.Guard].
+//   - A peer that can make the kernel wait at a page fault, by a FUSE mount or
+//     as root by userfaultfd, can hold up a call that parks or rings.
 package shmconn

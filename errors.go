@@ -4,10 +4,9 @@ import (
 	"fmt"
 )
 
-// A CorruptError says that the peer, or somebody else who may write to the
-// segment, damaged it: what was seen there, and what was allowed. The
-// connection is of no further use: every later call returns the same error, but
-// for calls after Close or the deadline.
+// A CorruptError says that the peer, or another process that may write to the
+// segment, damaged it. Every later call on the connection returns the same
+// error, except after Close or the deadline.
 type CorruptError struct {
 	What    string // the word or the size that was wrong
 	Seen    uint64 // what was read there

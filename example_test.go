@@ -327,7 +327,8 @@ func ExampleConn_TryRead() {
 }
 
 // A reader that is too slow does not hold up its feed, which counts what was
-// dropped. This is for messages whose size divides the ring's: they fit or do not.
+// dropped. This is for messages whose size divides the ring's: they fit or do
+// not.
 func ExampleConn_TryWrite() {
 	client, server := examplePair("ticks")
 	defer client.Close()
@@ -774,8 +775,8 @@ func ExampleConn_Close() {
 	// true
 }
 
-// A feed throws out a consumer that does not keep up, which is not to believe that
-// it has seen everything.
+// A feed throws out a consumer that does not keep up, which is not to believe
+// that it has seen everything.
 func ExampleConn_Abort() {
 	consumer, feed := examplePair("ticks")
 	defer consumer.Close()

@@ -2,20 +2,19 @@ package shmconn
 
 import "shmconn/internal/stream"
 
-// Produce calls f with the writing half of c in the hands of the calling
-// goroutine alone, and returns f's error. A [Producer] does what c does, but
-// without the lock and the fault guard that each call on c needs because any
-// goroutine may make it at any time.
+// Produce calls f while the calling goroutine alone has the writing half of c,
+// and returns f's error; if that is nil, the error of [Producer.Flush]. A
+// [Producer] does what c does, but without the lock and the fault guard that
+// each call on c needs because any goroutine may make it.
 //
-// Until f returns, other calls that write to c wait, as they do for a Write
-// under way: a call to c itself from within f waits for ever, or for the
-// deadline. Close, CloseWrite, Abort and deadlines work as for a Write: they do
-// not wait for f, and the next call on the Producer returns their error. The
-// memory stays mapped until f returns.
-//
-// Produce waits for other calls that write. It returns what [Producer.Flush]
-// returns, once f has returned nil. A *CorruptError ends f, by a panic that
-// Produce recovers, where the segment was truncated under it.
+//   - Produce waits for other calls that write, and until f returns, other
+//     calls wait for it. So a call to c itself from f waits for its deadline,
+//     or for ever.
+//   - Close, CloseWrite, Abort and deadlines do not wait for f. The next call
+//     on the Producer returns their error. The memory stays mapped until f
+//     returns.
+//   - If the segment was truncated, a panic that Produce recovers ends f, and
+//     the error is a [*CorruptError].
 func (c *Conn) Produce(f func(p *Producer) error) error {
 	p := &Producer{c: c}
 	var err error
@@ -25,26 +24,24 @@ func (c *Conn) Produce(f func(p *Producer) error) error {
 	return err
 }
 
-// A Producer is the writing half of a [Conn] for one goroutine, the one that
-// has called [Conn.Produce]: the fault guard is that goroutine's. After f has
-// returned, each call returns an error.
+// A Producer is the writing half of a [Conn], for the goroutine that has called
+// [Conn.Produce] and no other. After f has returned, each call is an error.
 type Producer struct {
 	c *Conn
 	p stream.Producer
 }
 
-// Write is [Conn.Write]: b is published when Write returns, together with what
-// Put has put in before.
+// Write is [Conn.Write]. It also publishes what Put has put in before.
 func (p *Producer) Write(b []byte) (int, error) {
 	n, err := p.p.Write(b)
 	return n, p.c.opError("write", err)
 }
 
-// Put is Write, but for when the peer sees b: at the next Flush, Write or
-// Commit, when the ring is full, or when f returns, whichever is first. Groups
-// of small messages are several times faster so, because the two processors
-// exchange a cache line for a group, not for each message. b may be reused when
-// Put returns.
+// Put is Write that does not publish b: the peer sees b after the next Flush,
+// Write or Commit, when the ring is full, or when f returns. Groups of small
+// messages are several times faster so, because the two processors exchange a
+// cache line for a group, not for each message. b may be reused when Put
+// returns.
 func (p *Producer) Put(b []byte) (int, error) {
 	n, err := p.p.Put(b)
 	return n, p.c.opError("write", err)
@@ -62,9 +59,8 @@ func (p *Producer) Reserve(n int) ([]byte, error) {
 // Commit is [Conn.Commit].
 func (p *Producer) Commit(n int) error { return p.c.opError("write", p.p.Commit(n)) }
 
-// Consume calls f with the reading half of c in the hands of the calling
-// goroutine alone, and returns f's error. It is to reading what [Conn.Produce]
-// is to writing.
+// Consume calls f while the calling goroutine alone has the reading half of c,
+// and returns f's error. It is to reading what [Conn.Produce] is to writing.
 func (c *Conn) Consume(f func(r *Consumer) error) error {
 	r := &Consumer{c: c}
 	var err error
@@ -74,12 +70,12 @@ func (c *Conn) Consume(f func(r *Consumer) error) error {
 	return err
 }
 
-// A Consumer is the reading half of a [Conn] for one goroutine, the one that
-// has called [Conn.Consume]. After f has returned, each call returns an error.
+// A Consumer is the reading half of a [Conn], for the goroutine that has called
+// [Conn.Consume] and no other. After f has returned, each call is an error.
 //
-// While the peer writes small messages without a pause, a Consumer looks for
-// more every 2 us at most, a Conn every 0.5 us: that is better for the rate of
-// both, and a message in the middle of such a burst is read later by as much.
+// While the peer writes small messages without a pause, a Consumer checks for
+// more every 2 us at most, a Conn every 0.5 us. That raises the rate of both,
+// and delays a message in the middle of such a burst by as much.
 type Consumer struct {
 	c *Conn
 	r stream.Consumer

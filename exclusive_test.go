@@ -24,8 +24,8 @@ import (
 	"shmconn/internal/shmtest"
 )
 
-// exclusively is a net.Conn whose Reads and Writes are those of a Consumer and of
-// a Producer, one at a time. Writes go through all the ways there are.
+// exclusively is a net.Conn whose Reads and Writes are those of a Consumer and
+// of a Producer, one at a time. Writes go through all the ways there are.
 type exclusively struct {
 	*shmconn.Conn
 	turn *atomic.Uint32
@@ -67,8 +67,8 @@ func TestNettestExclusive(t *testing.T) {
 	})
 }
 
-// TestExclusiveStream sends a long stream by a Producer's calls, at random, to a
-// Consumer's.
+// TestExclusiveStream sends a long stream by a Producer's calls, at random, to
+// a Consumer's.
 func TestExclusiveStream(t *testing.T) {
 	total := 4 << 20
 	if shmtest.RaceEnabled || testing.Short() {
@@ -256,7 +256,7 @@ func TestExclusiveErrors(t *testing.T) {
 		if _, err := p.Reserve(2049); err == nil || !strings.Contains(err.Error(), "half the ring size") {
 			t.Errorf("Reserve(2049): %v", err)
 		}
-		if err := p.Commit(1); err == nil || !strings.Contains(err.Error(), "reserved are 0") {
+		if err := p.Commit(1); err == nil || !strings.Contains(err.Error(), "0 are reserved") {
 			t.Errorf("Commit of nothing: %v", err)
 		}
 		if n, err := p.Write(nil); n != 0 || err != nil {
@@ -336,7 +336,7 @@ func TestExclusiveWaits(t *testing.T) {
 		for range 100 {
 			runtime.Gosched()
 		}
-		time.Sleep(5 * time.Millisecond) // more than a waiter's patience: it asks for the lock
+		time.Sleep(5 * time.Millisecond) // more than starvingAfter in turn: it asks for the lock
 		for _, s := range []string{"fi", "rst"} {
 			if _, err := p.Write([]byte(s)); err != nil {
 				return err
@@ -479,9 +479,9 @@ func TestExclusiveClosedWaiting(t *testing.T) {
 	}
 }
 
-// TestExclusiveRacingClose closes in the very moment of a Producer's Write, from
-// another goroutine: whatever Write says to have written is read, and then the
-// end, once and for all.
+// TestExclusiveRacingClose closes in the very moment of a Producer's Write,
+// from another goroutine: whatever Write says to have written is read, and then
+// the end, once and for all.
 func TestExclusiveRacingClose(t *testing.T) {
 	rounds := 3000
 	if shmtest.RaceEnabled || testing.Short() {
@@ -533,9 +533,9 @@ func TestExclusiveRacingClose(t *testing.T) {
 	}
 }
 
-// TestExclusiveRests closes in the very moment of a Producer's call, after which
-// f rests until Close has returned: so that call, when it leaves, does what Close
-// found it in the way of.
+// TestExclusiveRests closes in the very moment of a Producer's call, after
+// which f rests until Close has returned: so that call, when it leaves, does
+// what Close found it in the way of.
 func TestExclusiveRests(t *testing.T) {
 	rounds := 3000
 	if shmtest.RaceEnabled || testing.Short() {
@@ -595,8 +595,8 @@ func TestExclusiveDone(t *testing.T) {
 	})
 }
 
-// TestExclusivePanics has f end in other ways than by returning. The half is free
-// afterwards, and what was put is not lost.
+// TestExclusivePanics has f end in other ways than by returning. The half is
+// free afterwards, and what was put is not lost.
 func TestExclusivePanics(t *testing.T) {
 	a, b := shmtest.Shape{Ring: 4096}.ShmPair(t)
 	func() {

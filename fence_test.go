@@ -18,11 +18,11 @@ import (
 	"testing"
 )
 
-// Imports point down, and each arrow is in the table: the root is the API, handshake is
-// how two processes meet, stream is one end of a connection, and the packages that it is
-// made of do not know each other. What keeps them out of bubbles of testing/synctest
-// lies below them all. They import nothing but this, the standard library and, where
-// it says so here, golang.org/x/sys/unix.
+// Imports point down, and each arrow is in the table: the root is the API,
+// handshake is how two processes meet, stream is one end of a connection, and
+// the packages that it is made of do not know each other. What keeps them out
+// of bubbles of testing/synctest lies below them all. They import nothing but
+// this, the standard library and, where it says so here, golang.org/x/sys/unix.
 const (
 	module   = "shmconn"
 	unixPath = "golang.org/x/sys/unix"
@@ -44,7 +44,8 @@ var (
 		"internal/sema":      nil,
 	}
 
-	// above are packages of the library that import the root and the standard library.
+	// above are packages of the library that import the root and the standard
+	// library.
 	above = []string{"fallback", "shmhttp", "stats"}
 
 	// importsUnix lists the files that make system calls.
@@ -81,8 +82,8 @@ var (
 	// testHarness is what tests of the library import, and nothing else.
 	testHarness = "internal/shmtest"
 
-	// tools are not part of the library. They go by the rule about unsafe alone, and
-	// no file of the library that is not a test imports them.
+	// tools are not part of the library. They go by the rule about unsafe
+	// alone, and no file of the library that is not a test imports them.
 	tools = []string{testHarness, "internal/bench", "internal/inspect", "internal/version", "docs", "shmconn", "examples", "tests", "c", ".ci"}
 )
 
@@ -250,8 +251,8 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
-// TestUnsafe checks that unsafe is used in files named *_unsafe.go only, but for the
-// two functions of it that are safe, which say where a field is.
+// TestUnsafe checks that unsafe is used in files named *_unsafe.go only, but
+// for the two functions of it that are safe, which say where a field is.
 func TestUnsafe(t *testing.T) {
 	for _, s := range goFiles(t) {
 		if strings.HasSuffix(strings.TrimSuffix(s.name, "_test.go"), "_unsafe.go") || strings.HasSuffix(s.name, "_unsafe_test.go") {
@@ -284,8 +285,8 @@ func TestUnsafe(t *testing.T) {
 
 var syncLabel = regexp.MustCompile(`\bsync: ([a-z]+)\b`)
 
-// TestSyncPoints checks that what is stored for another to load carries the same
-// label at both ends, and that DESIGN.md explains it.
+// TestSyncPoints checks that what is stored for another to load carries the
+// same label at both ends, and that DESIGN.md explains it.
 func TestSyncPoints(t *testing.T) {
 	places := make(map[string][]string)
 	for _, s := range goFiles(t) {
@@ -349,8 +350,8 @@ func TestDocumented(t *testing.T) {
 	}
 }
 
-// exportedReceiver reports whether d is a function, or a method of what users can
-// name.
+// exportedReceiver reports whether d is a function, or a method of what users
+// can name.
 func exportedReceiver(d *ast.FuncDecl) bool {
 	if d.Recv == nil {
 		return true
@@ -363,7 +364,8 @@ func exportedReceiver(d *ast.FuncDecl) bool {
 	return ok && id.IsExported()
 }
 
-// TestExamples wants an example of every exported function and method, with its output.
+// TestExamples wants an example of every exported function and method, with its
+// output.
 func TestExamples(t *testing.T) {
 	want := make(map[string]bool) // the name of the example: whether there is one
 	have := make(map[string]bool)
@@ -412,31 +414,32 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// TestLength keeps files short enough to be read at once, and lines short enough for half a
-// screen: those of the library, without tests.
+// TestLength keeps the library's files short enough to be read at once, and
+// lines of comments narrow enough for half a screen, tests' included.
 func TestLength(t *testing.T) {
 	const maxLines, maxWidth = 400, 80
 	for _, s := range goFiles(t) {
-		if s.test || s.tool() {
-			continue
-		}
-		if _, ok := arrows[s.dir()]; !ok {
-			continue
-		}
 		b, err := os.ReadFile(s.name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := strings.Count(string(b), "\n"); n > maxLines {
+		lines := strings.Split(string(b), "\n")
+		_, library := arrows[s.dir()]
+		if n := len(lines) - 1; library && !s.test && n > maxLines {
 			t.Errorf("%s has %d lines, at most %d", s.name, n, maxLines)
 		}
 		for _, group := range s.file.Comments {
+			if strings.Contains(strings.ToLower(group.Text()), "output:") {
+				continue // what an example prints is as wide as it is
+			}
 			for _, c := range group.List {
-				for i, line := range strings.Split(c.Text, "\n") {
-					at := s.fset.Position(c.Pos())
-					if n := len([]rune(line)); strings.HasPrefix(line, "//") && !strings.HasPrefix(line, "//\t") && at.Column == 1 && n > maxWidth {
-						t.Errorf("%s:%d is %d characters wide, at most %d", s.name, at.Line+i, n, maxWidth)
-					}
+				at := s.fset.Position(c.Pos())
+				line := strings.TrimLeft(lines[at.Line-1], "\t")
+				if !strings.HasPrefix(line, "// ") {
+					continue // behind code, a directive, or preformatted
+				}
+				if n := len([]rune(lines[at.Line-1])); n > maxWidth {
+					t.Errorf("%s:%d is %d characters wide, at most %d", s.name, at.Line, n, maxWidth)
 				}
 			}
 		}

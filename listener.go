@@ -11,100 +11,77 @@ import (
 	"shmconn/internal/handshake"
 )
 
+// These values replace options that are 0.
 const (
-	// DefaultRingSize is the size of a ring, in bytes, where
-	// [ListenConfig.RingSize] is 0. A connection has two.
-	DefaultRingSize = 256 << 10
-
-	// DefaultBacklog is how many connections may wait for Accept where
-	// [ListenConfig.Backlog] is 0.
-	DefaultBacklog = 128
-
-	// DefaultBusyPoll is how long a wait polls before it parks where BusyPoll
-	// is 0.
-	DefaultBusyPoll = 300 * time.Microsecond
-
-	// DefaultSpareBytes is how much memory the spares of a listener, or of a
-	// process that dials, may take where SpareBytes is 0: those of 15
-	// connections with rings of [DefaultRingSize].
-	DefaultSpareBytes = 8 << 20
-
-	// DefaultSpareTime is how long a spare is kept where SpareTime is 0.
-	DefaultSpareTime = 5 * time.Second
+	DefaultRingSize   = 256 << 10 // bytes
+	DefaultBacklog    = 128       // connections
+	DefaultBusyPoll   = 300 * time.Microsecond
+	DefaultSpareBytes = 8 << 20 // the spares of 15 connections with rings of DefaultRingSize
+	DefaultSpareTime  = 5 * time.Second
 )
 
 // A ListenConfig holds the options of a listener. The zero ListenConfig is
 // ready to use.
 type ListenConfig struct {
-	// RingSize is how many bytes each direction of a connection holds, a power
-	// of two from one page to 1 GiB (64 MiB where addresses have 32 bits). 0
-	// means [DefaultRingSize].
-	//
-	// Three quarters of it are always there for a writer: the peer tells of
-	// what it has read a quarter at a time, and before it waits.
+	// RingSize is how many bytes each of a connection's two rings holds, one
+	// for each direction: a power of two from one page to 1 GiB (64 MiB where
+	// addresses have 32 bits). 0 means [DefaultRingSize]. Three quarters of it
+	// are always free for a writer: the peer reports what it has read a
+	// quarter at a time, and before it waits.
 	RingSize int
 
 	// Backlog is how many connections may wait for Accept. 0 means
 	// [DefaultBacklog]. The kernel caps it at net.core.somaxconn.
 	Backlog int
 
-	// Mode says who may dial, as permission bits on the listener's files:
-	// 0o600, which 0 stands for, lets in the caller's own user (and root),
-	// 0o660 its group, too, 0o666 everybody. In a set-group-ID directory the
-	// group is the directory's. To dial takes the bits for reading and for
-	// writing; those for executing mean nothing. A mode without both of them
-	// for the caller's own user is an error, and so is one that lets others
-	// write and not read.
+	// Mode says who may dial, as permission bits on the listener's files. 0
+	// means 0o600: the caller's own user, and root. 0o660 adds the group (in a
+	// set-group-ID directory, the directory's), and 0o666 everybody. A dialer
+	// needs the bits for reading and writing; those for executing mean nothing.
+	// A mode without both for the caller's own user is an error, and so is one
+	// that lets others write and not read.
 	//
 	// Whoever may dial is a peer and can write to the connection's memory;
 	// nobody else can. A dialer need not be allowed to write to the directory.
 	Mode fs.FileMode
 
 	// Anonymous makes connections of sealed anonymous memory instead of files
-	// in the directory of the name. It cannot be truncated by anybody and does
-	// not count against the size of /dev/shm.
+	// in the directory of the name. Nobody can truncate it, and it does not
+	// count against the size of /dev/shm.
 	Anonymous bool
 
-	// BusyPoll is how long a wait of an accepted connection polls before it
-	// parks, as [Dialer.BusyPoll] says for the other end.
+	// BusyPoll is [Dialer.BusyPoll] for accepted connections.
 	BusyPoll time.Duration
 
-	// Logger, if it is not nil, is told of every dialer that is refused: its
-	// process, user and group, and the reason. One who may dial can fill the
-	// log. While a handler of it works, others who dial may have to wait.
+	// Logger, if not nil, gets a record of every dialer that is refused: its
+	// process, user and group, and the reason. Anybody who may dial can fill
+	// the log. While its handler runs, other dialers may have to wait.
 	Logger *slog.Logger
 
-	// SpareBytes is how much memory the listener keeps of connections that both
-	// ends have closed in order, for the next dials by the same processes, as
-	// [Dialer.SpareBytes] says for the other end. Both ends keep the same
-	// memory. 0 means [DefaultSpareBytes], less than 0 that there are no spares.
+	// SpareBytes and SpareTime are [Dialer.SpareBytes] and [Dialer.SpareTime]
+	// for accepted connections. Both ends of a spare keep the same memory.
 	SpareBytes int
-
-	// SpareTime is how long a spare is kept, within a quarter of a second. 0
-	// means [DefaultSpareTime].
-	SpareTime time.Duration
+	SpareTime  time.Duration
 }
 
-// Listen announces name and returns a listener for connections to it. It is
-// new([ListenConfig]).Listen(name).
+// Listen announces name with the zero [ListenConfig].
 func Listen(name string) (*Listener, error) { return new(ListenConfig).Listen(name) }
 
 // Listen announces name and returns a listener for connections to it.
 //
-// A name without a slash lives in /dev/shm, or in $SHMCONN_DIR where that is
-// set; a name with a slash says the directory, too: "/shared/feed" is the name
-// "feed" in /shared. Its last element is made of letters, digits, ".", "_" and
-// "-", at most 128 of them, and does not start with ".". Anything else is an
-// error before any file is touched.
+// A name without a slash lives in /dev/shm, or in $SHMCONN_DIR if that is set.
+// A name with a slash says the directory, too: "/shared/feed" is the name
+// "feed" in /shared. The last element has at most 128 letters, digits, ".", "_"
+// and "-", and does not start with ".". Any other name is an error before any
+// file is touched. A name that a dead listener has left is taken over.
 //
-// The error is [syscall.EADDRINUSE] when the caller's user listens on name,
-// whether in this process or another. What a listener that died has left is
-// taken over. If the name is another user's, the error is [fs.ErrPermission],
-// or EADDRINUSE where that user lets the caller see that somebody listens. A
-// file at the name that no listener can have left is an error, and stays as it
-// is. Without /proc nobody can listen. On systems other than Linux, and where
-// 64-bit atomics are not the processor's own (mips, GOARM < 7), it is
-// [errors.ErrUnsupported].
+//   - [syscall.EADDRINUSE]: the caller's user listens on name, in this process
+//     or another; or another user does, and lets the caller see that.
+//   - [fs.ErrPermission]: the name is another user's.
+//   - A file at the name that no listener can have left is an error, and stays
+//     as it is. Without /proc, Listen always fails.
+//   - [errors.ErrUnsupported]: the system is not Linux, or 64-bit atomics are
+//     not the processor's own (mips, GOARM < 7).
 func (lc *ListenConfig) Listen(name string) (*Listener, error) {
 	l, err := handshake.Listen(name, handshake.ListenOptions{
 		RingSize:  cmp.Or(lc.RingSize, DefaultRingSize),
@@ -135,8 +112,8 @@ type Listener struct {
 	_ noCopy
 }
 
-// newListener makes the handle of l. A handle that is dropped without Close is
-// closed by the garbage collector, on a goroutine of its own: the next cleanup
+// newListener makes the handle of l. The garbage collector closes a handle that
+// is dropped without Close, on a goroutine of its own, so that the next cleanup
 // need not wait for a file system.
 func newListener(l *handshake.Listener, addr Addr) *Listener {
 	h := &Listener{l: l, addr: addr}
@@ -152,8 +129,7 @@ func (l *Listener) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "shm", Addr: l.addr, Err: err}
 }
 
-// Accept waits for the next connection and returns it, a [*Conn]. Errors are as
-// for [Listener.AcceptConn].
+// Accept is AcceptConn as [net.Listener] has it; the connection is a [*Conn].
 func (l *Listener) Accept() (net.Conn, error) {
 	c, err := l.AcceptConn()
 	if err != nil {
@@ -162,16 +138,18 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// AcceptConn waits for the next connection and returns it. The error is
-// [net.ErrClosed] after Close, [os.ErrDeadlineExceeded] once the deadline has
-// passed. When the process or the machine is short of something (descriptors,
-// mappings, memory, epoll watches) the error is Temporary, and the connection
-// waits for the next call. When the listener's files were removed from outside
-// and could not be put back, the error says why.
+// AcceptConn waits for the next connection and returns it.
 //
-// A dialer that says nothing, or something that is not allowed, is dropped and
-// delays nobody; one that sends descriptors that the kernel gets no answer for
-// delays the others by 250 ms.
+//   - [net.ErrClosed] after Close, [os.ErrDeadlineExceeded] after the deadline.
+//   - If the process or the machine is short of descriptors, mappings, memory
+//     or epoll watches, the error is Temporary, and the connection waits for
+//     the next call.
+//   - If the listener's files were removed and could not be put back, the error
+//     says why.
+//
+// A dialer that sends nothing, or something that is not allowed, is dropped and
+// delays nobody. One that sends descriptors for which the kernel gets no answer
+// delays others by at most 250 ms.
 func (l *Listener) AcceptConn() (*Conn, error) {
 	s, number, err := l.l.Accept()
 	if err != nil {
@@ -182,13 +160,13 @@ func (l *Listener) AcceptConn() (*Conn, error) {
 }
 
 // Close stops listening and removes the listener's files. A waiting Accept
-// returns [net.ErrClosed]. Accepted connections go on; those that wait for
-// Accept are reset. A second Close returns [net.ErrClosed].
+// returns [net.ErrClosed], and so does a second Close. Accepted connections go
+// on; those that wait for Accept are reset.
 func (l *Listener) Close() error {
 	return l.opError("close", l.l.Close())
 }
 
-// Addr returns the name that is listened on, an [Addr].
+// Addr returns the name that the listener listens on, an [Addr].
 func (l *Listener) Addr() net.Addr { return l.addr }
 
 // Stats returns what the listener has counted. It never waits.
@@ -200,10 +178,10 @@ func (l *Listener) Stats() ListenerStats {
 
 // ListenerStats are the counters of a listener, since it began to listen.
 type ListenerStats struct {
-	// Pending is how many have connected and were neither accepted nor
-	// refused yet. Those that the listener has not taken off its socket are
-	// counted by the kernel, by sock_diag(7); where the kernel does not
-	// answer, or the process is short of descriptors, they are left out.
+	// Pending is how many have connected and were neither accepted nor refused
+	// yet. The kernel counts those that the listener has not taken off its
+	// socket (sock_diag(7)); they are left out if the kernel does not answer,
+	// or the process is short of descriptors.
 	Pending int
 
 	Accepted uint64 // connections that Accept has returned
@@ -211,8 +189,8 @@ type ListenerStats struct {
 	Closed   bool   // Close was called
 }
 
-// SetDeadline sets the time after which Accept returns an error that is
-// [os.ErrDeadlineExceeded]; the zero time means that there is none.
+// SetDeadline sets the time after which Accept returns
+// [os.ErrDeadlineExceeded]; the zero time means no deadline.
 func (l *Listener) SetDeadline(t time.Time) error {
 	return l.opError("set", l.l.SetDeadline(t))
 }

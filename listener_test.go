@@ -1096,17 +1096,17 @@ var refusals = []struct {
 	reason string
 	do     func(p *shmtest.RawPeer)
 }{
-	{"introduction is not understood", func(p *shmtest.RawPeer) { p.Say([]byte("hello"), nil) }},
-	{"introduction is not understood", func(p *shmtest.RawPeer) {
+	{"the dialer's message is not understood", func(p *shmtest.RawPeer) { p.Say([]byte("hello"), nil) }},
+	{"the dialer's message is not understood", func(p *shmtest.RawPeer) {
 		message, fds := p.Hello()
 		p.Say(message, fds[:2])
 	}},
-	{"introduction is not understood", func(p *shmtest.RawPeer) { unix.Shutdown(p.Sock, unix.SHUT_RDWR) }},
-	{"said nothing in time", func(p *shmtest.RawPeer) {}},
+	{"the dialer's message is not understood", func(p *shmtest.RawPeer) { unix.Shutdown(p.Sock, unix.SHUT_RDWR) }},
+	{"sent nothing in time", func(p *shmtest.RawPeer) {}},
 }
 
-// A listener's Logger is told of each dialer that is refused, of none that is not, and
-// not of the end of those that wait when the listener closes.
+// A listener's Logger is told of each dialer that is refused, of none that is
+// not, and not of the end of those that wait when the listener closes.
 func TestLogger(t *testing.T) {
 	name := shmtest.NewName()
 	got := make(records, 16)
@@ -1161,8 +1161,9 @@ func TestNoLogger(t *testing.T) {
 
 // What follows is about what a listener holds, and about who may close it.
 
-// TestLoggerCloses closes the listener from the handler of its Logger, which a dialer
-// has set off that says nothing, one that says something wrong, and one too many.
+// TestLoggerCloses closes the listener from the handler of its Logger, which a
+// dialer has set off that says nothing, one that says something wrong, and one
+// too many.
 func TestLoggerCloses(t *testing.T) {
 	for _, tt := range refusals {
 		t.Run(tt.reason, func(t *testing.T) {
@@ -1205,8 +1206,8 @@ func (h handlerFunc) WithAttrs([]slog.Attr) slog.Handler { return h }
 
 func (h handlerFunc) WithGroup(string) slog.Handler { return h }
 
-// TestDroppedListener drops a listener while its Logger's handler is stuck. The garbage
-// collector closes it, and goes on with other cleanups.
+// TestDroppedListener drops a listener while its Logger's handler is stuck. The
+// garbage collector closes it, and goes on with other cleanups.
 func TestDroppedListener(t *testing.T) {
 	name := shmtest.NewName()
 	stuck, release := make(chan struct{}), make(chan struct{})
@@ -1236,7 +1237,8 @@ func TestDroppedListener(t *testing.T) {
 	close(release)
 }
 
-// TestCloseBesideSilence closes a listener while a dialer has yet to say something.
+// TestCloseBesideSilence closes a listener while a dialer has yet to say
+// something.
 func TestCloseBesideSilence(t *testing.T) {
 	name := shmtest.NewName()
 	l := shmtest.Shape{Ring: 4096}.MustListen(t, name)

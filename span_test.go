@@ -245,8 +245,9 @@ func TestPeekAtLeastFrames(t *testing.T) {
 	})
 }
 
-// TestPeekAgainstWrite has a reader that waits for more than there is, in Peek or by
-// asking Buffered, while a writer waits for room: neither may wait for the other.
+// TestPeekAgainstWrite has a reader that waits for more than there is, in Peek
+// or by asking Buffered, while a writer waits for room: neither may wait for
+// the other.
 func TestPeekAgainstWrite(t *testing.T) {
 	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
 		size := s.RingSize()
@@ -604,8 +605,8 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// TestGuardAfterClose: "After Close, f is not called", also while another Guard keeps
-// the memory mapped; and Guards that overlap do not keep it for ever.
+// TestGuardAfterClose: "After Close, f is not called", also while another Guard
+// keeps the memory mapped; and Guards that overlap do not keep it for ever.
 func TestGuardAfterClose(t *testing.T) {
 	before := len(shmtest.Mappings())
 	c, peer := shmtest.Shape{}.ShmPair(t)
@@ -627,8 +628,9 @@ func TestGuardAfterClose(t *testing.T) {
 	}
 }
 
-// TestCommitRefused has the peer close while a reservation is out. Commit cannot ever
-// succeed then, so it ends the reservation, and Close gives the addresses back.
+// TestCommitRefused has the peer close while a reservation is out. Commit
+// cannot ever succeed then, so it ends the reservation, and Close gives the
+// addresses back.
 func TestCommitRefused(t *testing.T) {
 	const rounds, ring = 100, 64 << 10
 	s := shmtest.Shape{Ring: ring}
@@ -653,7 +655,8 @@ func TestCommitRefused(t *testing.T) {
 	}
 }
 
-// TestCommitExpired is the counterpart: after a deadline the reservation is still there.
+// TestCommitExpired is the counterpart: after a deadline the reservation is
+// still there.
 func TestCommitExpired(t *testing.T) {
 	a, b := shmtest.Shape{}.ShmPair(t)
 	room, err := a.Reserve(5)

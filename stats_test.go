@@ -13,7 +13,8 @@ import (
 	"shmconn/internal/shmtest"
 )
 
-// TestCalls looks at which calls are counted, and that a long one is counted once.
+// TestCalls looks at which calls are counted, and that a long one is counted
+// once.
 func TestCalls(t *testing.T) {
 	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
 		a, b := s.ShmPair(t)
@@ -86,8 +87,8 @@ func TestCalls(t *testing.T) {
 	})
 }
 
-// TestBlocked looks at the times of waits: on the ring that was waited for, while the wait is under
-// way and after it, and never less than before.
+// TestBlocked looks at the times of waits: on the ring that was waited for,
+// while the wait is under way and after it, and never less than before.
 func TestBlocked(t *testing.T) {
 	const long = 5 * time.Millisecond
 	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
@@ -163,7 +164,8 @@ func TestBlockedFault(t *testing.T) {
 	}
 }
 
-// TestPending counts the dialers that wait for Accept, in the kernel's queue too.
+// TestPending counts the dialers that wait for Accept, in the kernel's queue
+// too.
 func TestPending(t *testing.T) {
 	const n = 5
 	l := shmtest.Shape{}.MustListen(t, shmtest.NewName()).(*shmconn.Listener)
@@ -199,8 +201,8 @@ func TestPending(t *testing.T) {
 	}
 }
 
-// TestCountsNeverFall looks all the time at what both ends have counted, while they are at work,
-// and callers queue for a side.
+// TestCountsNeverFall looks all the time at what both ends have counted, while
+// they are at work, and callers queue for a side.
 func TestCountsNeverFall(t *testing.T) {
 	a, b := shmtest.Shape{Ring: 1 << 20}.ShmPair(t)
 	for range 3 {
@@ -287,7 +289,8 @@ func TestStats(t *testing.T) {
 	})
 }
 
-// TestParkCauses: Stats says why waits went to sleep, and the causes make up Parks.
+// TestParkCauses: Stats says why waits went to sleep, and the causes make up
+// Parks.
 func TestParkCauses(t *testing.T) {
 	const gap = 5 * time.Millisecond // longer than DefaultBusyPoll
 	for _, tt := range []struct {

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package c_test holds shmconn.h against the Go package: each test has two processes, in C
-// or in Go, and the same commands for both.
+// Package c_test holds shmconn.h against the Go package: each test has two
+// processes, in C or in Go, and the same commands for both.
 package c_test
 
 import (
@@ -38,7 +38,8 @@ func TestMain(m *testing.M) {
 	os.Exit(runTests(m))
 }
 
-// runTests runs the tests in a directory of names of their own, in which nothing may be left.
+// runTests runs the tests in a directory of names of their own, in which
+// nothing may be left.
 func runTests(m *testing.M) int {
 	dir, err := os.MkdirTemp("/dev/shm", "shmconn-test-")
 	if err != nil {
@@ -62,13 +63,15 @@ func runTests(m *testing.M) int {
 
 var compilers = []string{"gcc", "clang"}
 
-// binaries has what was compiled, by compiler and source, and lives as long as the tests.
+// binaries has what was compiled, by compiler and source, and lives as long as
+// the tests.
 var (
 	binaries   = make(map[string]string)
 	binaryRoot string
 )
 
-// compile builds a C file, once, with a compiler, which the test is skipped without.
+// compile builds a C file, once, with a compiler, which the test is skipped
+// without.
 func compile(t *testing.T, compiler, source string) (binary string) {
 	t.Helper()
 	key := compiler + "-" + strings.TrimSuffix(filepath.Base(source), ".c")
@@ -101,7 +104,8 @@ func compile(t *testing.T, compiler, source string) (binary string) {
 // A combination says of which binary the two ends are; "" is this one, in Go.
 type combination struct{ name, listen, dial string }
 
-// eachCombination runs f for C and Go at either end, with each compiler, and for Go at both.
+// eachCombination runs f for C and Go at either end, with each compiler, and
+// for Go at both.
 func eachCombination(t *testing.T, f func(t *testing.T, c combination)) {
 	for _, compiler := range compilers {
 		t.Run(compiler, func(t *testing.T) {
@@ -195,9 +199,9 @@ func (p *peer) run() {
 // hear returns the next answer.
 func (p *peer) hear() string {
 	p.t.Helper()
-	patience := 20 * time.Second
+	limit := 20 * time.Second
 	if *long {
-		patience = time.Hour
+		limit = time.Hour
 	}
 	select {
 	case line, ok := <-p.lines:
@@ -205,7 +209,7 @@ func (p *peer) hear() string {
 			p.t.Fatalf("%s has ended", p.what)
 		}
 		return line
-	case <-time.After(patience):
+	case <-time.After(limit):
 		p.t.Fatalf("%s hangs", p.what)
 	}
 	return ""
@@ -233,7 +237,8 @@ func (p *peer) does(format string, args ...any) {
 	p.wants("ok")
 }
 
-// counted returns what a read or a write has come to and how many milliseconds it took.
+// counted returns what a read or a write has come to and how many milliseconds
+// it took.
 func (p *peer) counted() (result string, ms int) {
 	p.t.Helper()
 	line := p.hear()
@@ -245,7 +250,8 @@ func (p *peer) counted() (result string, ms int) {
 	return line[:i], ms
 }
 
-// reads has p read once, for as long as it takes, and fails unless that comes to want.
+// reads has p read once, for as long as it takes, and fails unless that comes
+// to want.
 func (p *peer) reads(want string) {
 	p.t.Helper()
 	p.say("read -1 65536")
@@ -317,8 +323,8 @@ func messages() int {
 	return 100_000
 }
 
-// TestMessages sends messages of random sizes, some of them longer than the ring, one way, the
-// other way, and both ways at once.
+// TestMessages sends messages of random sizes, some of them longer than the
+// ring, one way, the other way, and both ways at once.
 func TestMessages(t *testing.T) {
 	eachCombination(t, func(t *testing.T, c combination) {
 		for _, flags := range []int{named, anonymous} {
@@ -344,7 +350,8 @@ func TestMessages(t *testing.T) {
 	})
 }
 
-// TestHalfClose checks that one direction ends, after its last byte, while the other goes on.
+// TestHalfClose checks that one direction ends, after its last byte, while the
+// other goes on.
 func TestHalfClose(t *testing.T) {
 	eachCombination(t, func(t *testing.T, c combination) {
 		c.bothWays(t, func(t *testing.T, a, b *peer) {
@@ -432,8 +439,9 @@ func TestKill(t *testing.T) {
 	})
 }
 
-// TestKillWithoutDescriptors kills the peer of an end whose RLIMIT_NOFILE is 0 by then, for
-// which poll(2) is EINVAL. Until then bytes come through, and a timeout works.
+// TestKillWithoutDescriptors kills the peer of an end whose RLIMIT_NOFILE is 0
+// by then, for which poll(2) is EINVAL. Until then bytes come through, and a
+// timeout works.
 func TestKillWithoutDescriptors(t *testing.T) {
 	eachCombination(t, func(t *testing.T, c combination) {
 		c.bothWays(t, func(t *testing.T, a, b *peer) {
@@ -483,8 +491,8 @@ func TestPark(t *testing.T) {
 	})
 }
 
-// TestTwoSleepers has a reader and a writer of one end sleep on one doorbell, and each be woken
-// by its own news.
+// TestTwoSleepers has a reader and a writer of one end sleep on one doorbell,
+// and each be woken by its own news.
 func TestTwoSleepers(t *testing.T) {
 	const n, idle = 8, 20
 	eachCombination(t, func(t *testing.T, c combination) {
@@ -504,8 +512,9 @@ func TestTwoSleepers(t *testing.T) {
 	})
 }
 
-// TestTell checks when a reader has to tell of what it has read: at each quarter of the ring, before
-// the same end waits to write, and before it waits to read.
+// TestTell checks when a reader has to tell of what it has read: at each
+// quarter of the ring, before the same end waits to write, and before it waits
+// to read.
 func TestTell(t *testing.T) {
 	const half = ring / 2
 	eachCombination(t, func(t *testing.T, c combination) {
@@ -523,7 +532,8 @@ func TestTell(t *testing.T) {
 			b.wants("reading")
 			b.counted()
 
-			// Half a ring of bytes is left, and of less than a quarter it need not have told yet.
+			// Half a ring of bytes is left, and of less than a quarter it need
+			// not have told yet.
 			a.say("write %d -1", half) // waits, unless it is told of all
 			b.say("write %d -1", 3*ring)
 			if got, _ := a.counted(); got != strconv.Itoa(half) {
@@ -568,7 +578,8 @@ func (p *peer) read(n int) {
 	}
 }
 
-// TestTimeouts checks that a call takes at least as long as it may, and counts what it has done.
+// TestTimeouts checks that a call takes at least as long as it may, and counts
+// what it has done.
 func TestTimeouts(t *testing.T) {
 	const ms = 20
 	eachCombination(t, func(t *testing.T, c combination) {
@@ -595,7 +606,8 @@ func TestTimeouts(t *testing.T) {
 	})
 }
 
-// TestCorrupt has a C end store positions that it may not, which the other end finds.
+// TestCorrupt has a C end store positions that it may not, which the other end
+// finds.
 func TestCorrupt(t *testing.T) {
 	for _, compiler := range compilers {
 		t.Run(compiler, func(t *testing.T) {
@@ -629,8 +641,8 @@ func TestCorrupt(t *testing.T) {
 	}
 }
 
-// TestNames checks that an end of either language respects the other's name, and takes over what
-// it leaves.
+// TestNames checks that an end of either language respects the other's name,
+// and takes over what it leaves.
 func TestNames(t *testing.T) {
 	eachCombination(t, func(t *testing.T, c combination) {
 		name := newName()
@@ -667,8 +679,8 @@ func TestNames(t *testing.T) {
 	})
 }
 
-// TestStrangers checks that a C listener is not held up by who says nothing, and drops who talks
-// nonsense.
+// TestStrangers checks that a C listener is not held up by who says nothing,
+// and drops who talks nonsense.
 func TestStrangers(t *testing.T) {
 	for _, compiler := range compilers {
 		t.Run(compiler, func(t *testing.T) {
@@ -712,7 +724,8 @@ func listening(t *testing.T, bin string, args ...string) *peer {
 	return p
 }
 
-// TestExamples runs the programs of c/examples against each other and against Go.
+// TestExamples runs the programs of c/examples against each other and against
+// Go.
 func TestExamples(t *testing.T) {
 	for _, compiler := range compilers {
 		t.Run(compiler, func(t *testing.T) {

@@ -17,8 +17,8 @@ import (
 	"shmconn"
 )
 
-// This file is testdata/peer.c in Go: one end of a connection, which does what it reads
-// on standard input, and answers each command by a line.
+// This file is testdata/peer.c in Go: one end of a connection, which does what
+// it reads on standard input, and answers each command by a line.
 
 // goPeer runs until standard input ends.
 func goPeer(args []string) {
@@ -142,7 +142,8 @@ func answerRead(c *shmconn.Conn, ms, size int) {
 	answerCount(n, err, start)
 }
 
-// answerWrite tells of a Write as C does: by the count, and by the error if that is 0.
+// answerWrite tells of a Write as C does: by the count, and by the error if
+// that is 0.
 func answerWrite(c *shmconn.Conn, size, ms int) {
 	start := time.Now()
 	c.SetWriteDeadline(deadline(ms))
@@ -173,7 +174,8 @@ type flow struct {
 	buf             []byte
 }
 
-// newFlow takes the count, the largest size, and the largest of each 1000th message from n.
+// newFlow takes the count, the largest size, and the largest of each 1000th
+// message from n.
 func newFlow(c *shmconn.Conn, seed int, n []int) *flow {
 	return &flow{c: c, seed: uint64(seed), state: uint64(seed), count: n[0], max: n[1], big: n[2], buf: make([]byte, max(n[1], n[2]))}
 }

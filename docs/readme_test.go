@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// readmeProgram builds the README's first program in a module of its own, as the README
-// says, and returns its path.
+// readmeProgram builds the README's first program in a module of its own, as
+// the README says, and returns its path.
 func readmeProgram(t *testing.T) string {
 	t.Helper()
 	if _, err := exec.LookPath("go"); err != nil {
@@ -51,8 +51,9 @@ func readmeProgram(t *testing.T) string {
 	return filepath.Join(dir, "prog")
 }
 
-// TestReadmeProgram runs the README's first program the ways that it is pasted: the receiver
-// first, the sender first, both at once, two senders, and all of it again.
+// TestReadmeProgram runs the README's first program the ways that it is pasted:
+// the receiver first, the sender first, both at once, two senders, and all of
+// it again.
 func TestReadmeProgram(t *testing.T) {
 	prog := readmeProgram(t)
 	t.Setenv("SHMCONN_DIR", t.TempDir())

@@ -1,6 +1,6 @@
-// Package fallback connects to a server wherever it is: over shared memory when
-// it listens on this machine, over TCP with TLS when it does not. It says which,
-// and it keeps idle connections of both kinds apart.
+// Package fallback connects to a server wherever it runs: over shared memory if
+// the server listens on this machine, and over TCP with TLS otherwise. It
+// reports which, and it keeps idle connections of the two kinds apart.
 //
 //	s := &fallback.Server{Name: "quotes", Address: "quotes.example.com:7001", TLS: config}
 //	c, via, err := s.Dial(ctx) // via is fallback.Shm or fallback.TLS
@@ -8,9 +8,9 @@
 // The server listens in both ways, by [shmconn.Listen] and by [tls.Listen], and
 // serves both listeners by the same code.
 //
-// The package falls back for one reason only: nobody listens on the name. A
-// listener that is not to be trusted, or a shortage of memory, is an error. A
-// connection that works another way would hide it.
+// The package falls back for one reason only: nobody listens on the name. An
+// untrusted listener, or a shortage of memory, is an error, which a connection
+// over TLS would hide.
 package fallback
 
 import (
@@ -34,8 +34,8 @@ const (
 	TLS Via = "tls" // TLS over TCP
 )
 
-// ViaOf returns what c is made of, or "" for a connection that this package does
-// not make.
+// ViaOf returns what c is made of, or "" for a connection that this package
+// does not make.
 func ViaOf(c net.Conn) Via {
 	switch c.(type) {
 	case *shmconn.Conn:
@@ -50,7 +50,7 @@ func ViaOf(c net.Conn) Via {
 // unless its MaxIdle says otherwise.
 const DefaultMaxIdle = 4
 
-// A Server is where a server is, and the connections to it that are idle.
+// A Server has the addresses of a server, and idle connections to it.
 //
 // Its fields must not change after the first call of a method. All methods may
 // run at once. A Server must not be copied after the first call.
@@ -63,14 +63,14 @@ type Server struct {
 	// [tls.Dial].
 	Address string
 
-	// TLS is the configuration of the client's end, as for [tls.Dialer]: nil
-	// means that the system's certificates say whom to trust. Shared memory does
-	// not use it. There the system says which user the server is, and Shm says
-	// which users to trust.
+	// TLS is the configuration of the client's end, as for [tls.Dialer]. nil
+	// means that the system's certificates say which servers to trust. Shared
+	// memory does not use it: there the kernel says which user the server is,
+	// and Shm says which users to trust.
 	TLS *tls.Config
 
-	// Shm makes the connections over shared memory. Its Wait must be 0 for a
-	// dial to fall back at once: otherwise a dial first waits so long for a
+	// Shm makes the connections over shared memory. For a dial to fall back at
+	// once, its Wait must be 0; otherwise a dial first waits that long for a
 	// listener on this machine.
 	Shm shmconn.Dialer
 
@@ -87,18 +87,18 @@ type Server struct {
 }
 
 // Dial makes a new connection to the server, and says what it is made of. A
-// connection over shared memory is a [*shmconn.Conn], one over TLS a [*tls.Conn]
-// whose handshake is done.
+// connection over shared memory is a [*shmconn.Conn], one over TLS a
+// [*tls.Conn] whose handshake is done.
 //
 // Dial waits for the handshake of TLS, until ctx ends. It does not wait for a
 // server on this machine, unless Shm.Wait says so.
 //
-// The error is that of the way that was tried last:
+// The error is that of the last attempt:
 //
-//   - It is that of shared memory if somebody listens on the name and the dial
-//     fails all the same: [io/fs.ErrPermission] for a listener that Shm does not
-//     trust, and whatever else [shmconn.Dialer] returns.
-//   - Otherwise it is that of TCP or TLS.
+//   - If somebody listens on the name and the dial fails all the same, it is
+//     the error of shared memory: [io/fs.ErrPermission] for a listener that
+//     Shm does not trust, and whatever else [shmconn.Dialer] returns.
+//   - Otherwise it is the error of TCP or TLS.
 func (s *Server) Dial(ctx context.Context) (net.Conn, Via, error) {
 	c, err := s.dialShm(ctx)
 	if c != nil {
@@ -110,12 +110,12 @@ func (s *Server) Dial(ctx context.Context) (net.Conn, Via, error) {
 	return s.dialTLS(ctx)
 }
 
-// Get returns an idle connection that [Server.Put] has kept, or else a new one as
-// [Server.Dial] does, with the same errors. It never returns one that is known to
-// have ended, or in which bytes wait that nobody has asked for.
+// Get returns an idle connection that [Server.Put] has kept, or else a new one
+// as [Server.Dial] does, with the same errors. It never returns a connection
+// that is known to have ended, or that has bytes to read.
 //
-// Shared memory comes first. So a server that comes to this machine is reached
-// over shared memory from the next Get on, while connections over TLS are idle.
+// Shared memory comes first. So once the server is on this machine, Get reaches
+// it over shared memory, even while connections over TLS are idle.
 func (s *Server) Get(ctx context.Context) (net.Conn, Via, error) {
 	if c := s.take(Shm); c != nil {
 		return c, Shm, nil
@@ -133,8 +133,8 @@ func (s *Server) Get(ctx context.Context) (net.Conn, Via, error) {
 	return s.dialTLS(ctx)
 }
 
-// dialShm dials over shared memory. It returns neither a connection nor an error
-// if nobody listens.
+// dialShm dials over shared memory. It returns neither a connection nor an
+// error if nobody listens.
 func (s *Server) dialShm(ctx context.Context) (net.Conn, error) {
 	if s.Name == "" {
 		return nil, nil
@@ -158,10 +158,11 @@ func (s *Server) dialTLS(ctx context.Context) (net.Conn, Via, error) {
 }
 
 // Put keeps c, which Dial or Get has returned, for a later Get. The caller must
-// not use c any more. No answer may be outstanding on it, and no deadline is left.
+// not use c any more. No answer may be outstanding on it, and no deadline is
+// left.
 //
-// Put closes c instead if there are MaxIdle of its kind already, if the Server is
-// closed, or if c is of neither kind. It does not wait.
+// Put closes c instead if there are MaxIdle of its kind already, if the Server
+// is closed, or if c is of neither kind. It does not wait.
 func (s *Server) Put(c net.Conn) {
 	if !s.keep(c) {
 		c.Close()
@@ -206,9 +207,9 @@ func (s *Server) take(via Via) net.Conn {
 	}
 }
 
-// Close closes the connections that are idle. Those in use stay open, and Put
-// closes them. Dial and Get go on to make new ones. It returns nil, also when it
-// is called again.
+// Close closes the idle connections. Those in use stay open, and Put closes
+// them. Dial and Get still make new ones. Close returns nil, even when it is
+// called again.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	lists := s.idle
@@ -223,9 +224,9 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// An idle connection is one that nobody uses. What watches it notices that the
-// server ends it: over shared memory that is its Done, and over TLS a reader, as
-// TLS has no call that looks without waiting.
+// An idle connection is one that no caller uses. It is watched for the server
+// ending it: over shared memory by Done, and over TLS by a reader, because TLS
+// has no call that checks without waiting.
 type idle struct {
 	conn net.Conn
 	read chan bool // over TLS: the reader was woken, and has read nothing

@@ -277,8 +277,8 @@ func TestNotTrusted(t *testing.T) {
 	}
 }
 
-// With no server anywhere the error is that of TCP; a context that ends is not a
-// reason to fall back either.
+// With no server anywhere the error is that of TCP; a context that ends is not
+// a reason to fall back either.
 func TestErrors(t *testing.T) {
 	s, _ := newServer(t)
 	trusted := s.TLS
@@ -343,10 +343,10 @@ func TestPut(t *testing.T) {
 	}
 }
 
-// Many goroutines at once; the race detector looks on. After the first round the
-// listener is gone: there are up to DefaultMaxIdle connections over shared memory
-// to go on with, and the others are over TLS. It closes between the rounds, as a
-// connection that is not accepted yet is reset then.
+// Many goroutines at once; the race detector looks on. After the first round
+// the listener is gone: there are up to DefaultMaxIdle connections over shared
+// memory to go on with, and the others are over TLS. It closes between the
+// rounds, as a connection that is not accepted yet is reset then.
 func TestConcurrent(t *testing.T) {
 	s, _ := newServer(t)
 	l, _ := listen(t, s.Name)

@@ -1,5 +1,6 @@
-// Package prometheus gives what a [stats.Set] holds to Prometheus. It is a
-// module of its own, so that only who imports it takes the dependency.
+// Package prometheus exports the contents of a [stats.Set] to Prometheus. It is
+// a module of its own, so that only programs that import it depend on
+// Prometheus.
 package prometheus
 
 import (
@@ -11,14 +12,14 @@ import (
 	"shmconn/stats"
 )
 
-// A Collector is a [prometheus.Collector] of the connections in a set. The sums
-// have the label "name"; what is of one connection or listener also has "conn"
-// or "listener", its ID in the set, and is gone once that is closed.
+// A Collector is a [prometheus.Collector] of the connections in a set. Sums
+// have the label "name". Metrics of one connection or listener also have "conn"
+// or "listener", its ID in the set, and end when it is closed.
 type Collector struct{ set *stats.Set }
 
 var _ prometheus.Collector = (*Collector)(nil)
 
-// NewCollector returns the collector of set, to be registered.
+// NewCollector returns a collector of set, for you to register.
 func NewCollector(set *stats.Set) *Collector { return &Collector{set} }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {

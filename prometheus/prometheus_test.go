@@ -16,8 +16,8 @@ import (
 	"shmconn/stats"
 )
 
-// A registry that checks what it is given gives the figures of two connections, and of
-// one when the other has been closed.
+// A registry that checks what it is given gives the figures of two connections,
+// and of one when the other has been closed.
 func TestCollector(t *testing.T) {
 	t.Setenv("SHMCONN_DIR", t.TempDir())
 	l, err := shmconn.Listen("feed")

@@ -288,8 +288,8 @@ func TestProxyDeliversBeforeReset(t *testing.T) {
 	}
 }
 
-// A reset that a call that writes has found out, and taken away from the kernel,
-// is seen by the state of the connection.
+// A reset that a call that writes has found out, and taken away from the
+// kernel, is seen by the state of the connection.
 func TestWasReset(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -6,7 +6,8 @@ import (
 	"shmconn/internal/bench/cli"
 )
 
-// A benchCmd hands its arguments to the bench, whose flags also have a single dash.
+// A benchCmd hands its arguments to the bench, whose flags also have a single
+// dash.
 type benchCmd struct {
 	Args []string `arg:"" optional:"" help:"Flags of the bench."`
 }

@@ -69,10 +69,10 @@ func (l *link) pour(dst, src *leg) (n int64, err error) {
 }
 
 // wasReset reports whether l, whose peer's bytes have come to an end, was reset
-// and not closed. The kernel reports a reset once, and a call that writes at the
-// same time may have taken the report away: then reads find an end that looks
-// orderly. A TCP connection shows it by its state: one whose peer has closed
-// waits for us to do so, unless we have.
+// and not closed. The kernel reports a reset once, and a call that writes at
+// the same time may have taken the report away: then reads find an end that
+// looks orderly. A TCP connection shows it by its state: one whose peer has
+// closed waits for us to do so, unless we have.
 func (l *leg) wasReset() bool {
 	return !l.sentAll.Load() && closedByKernel(l.conn)
 }

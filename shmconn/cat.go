@@ -19,7 +19,7 @@ import (
 type catCmd struct {
 	Name   string `arg:"" predictor:"name" help:"Name of the listener."`
 	Listen bool   `short:"l" help:"Listen on NAME and take one connection, instead of connecting to it."`
-	Keep   bool   `short:"k" help:"With -l: take one connection after the other, until interrupted. Standard input is not read, because it could go to one of them only."`
+	Keep   bool   `short:"k" help:"With -l: take one connection after another, until interrupted. Standard input is not read, because it could go to only one of them."`
 
 	waitFlags
 	pollFlags
@@ -46,9 +46,9 @@ Example:
 func (c *catCmd) Validate() error {
 	switch {
 	case c.Keep && !c.Listen:
-		return errors.New("-k is for -l")
+		return errors.New("-k needs -l")
 	case c.Wait != 0 && c.Listen:
-		return errors.New("--wait is not for -l")
+		return errors.New("--wait cannot be used with -l")
 	}
 	return nil
 }
@@ -95,8 +95,8 @@ func (c *catCmd) Run(ctx context.Context, s stdio) error {
 	}
 }
 
-// interrupted is the error of a command that was told to stop. For one that would have
-// gone on for ever that is the way to end.
+// interrupted is the error of a command that was told to stop. For one that
+// would have gone on for ever that is the way to end.
 func interrupted(forever bool) error {
 	if forever {
 		return nil
@@ -104,7 +104,8 @@ func interrupted(forever bool) error {
 	return errors.New("interrupted")
 }
 
-// An outputError is an error of standard output: no other connection will do better.
+// An outputError is an error of standard output: no other connection will do
+// better.
 type outputError struct{ error }
 
 func (e outputError) Unwrap() error { return e.error }
@@ -186,8 +187,8 @@ func send(conn *shmconn.Conn, in *input) error {
 	return err
 }
 
-// receive copies conn to out, and closes out, too, if there is nothing to come after it: so
-// half close is carried through a pipeline.
+// receive copies conn to out, and closes out, too, if there is nothing to come
+// after it: so half close is carried through a pipeline.
 func receive(out io.Writer, conn *shmconn.Conn, last bool) error {
 	_, err := conn.WriteTo(out)
 	if c, ok := out.(io.Closer); ok && last && err == nil {

@@ -25,7 +25,8 @@ var (
 	catSize = flag.Int64("size", 64e6, "`BYTES` that go through cat")
 )
 
-// exitStatus returns the exit status of a command that was waited for, -1 for a signal.
+// exitStatus returns the exit status of a command that was waited for, -1 for a
+// signal.
 func exitStatus(t *testing.T, err error) int {
 	t.Helper()
 	if err == nil {
@@ -100,8 +101,8 @@ func startProgram(t *testing.T, name string, args ...string) *process {
 	return p
 }
 
-// end waits for the end of a process and checks its exit status and what it says on
-// stderr, "" for nothing.
+// end waits for the end of a process and checks its exit status and what it
+// says on stderr, "" for nothing.
 func (p *process) end(t *testing.T, want int, says string) {
 	t.Helper()
 	code := exitStatus(t, p.Wait())
@@ -198,7 +199,8 @@ func TestCatBadEnd(t *testing.T) {
 	})
 }
 
-// A peer that has closed altogether ends a cat whose standard input has nothing to say.
+// A peer that has closed altogether ends a cat whose standard input has nothing
+// to say.
 func TestCatIdleInput(t *testing.T) {
 	l := listen(t, "idle")
 	p := start(t, "cat", "idle")

@@ -24,7 +24,7 @@ type completionCmd struct {
 }
 
 func (c *completionCmd) Help() string {
-	return `What it prints completes commands, flags and the names of listeners.
+	return `The script completes commands, flags and the names of listeners.
 
 Example: for this shell only. For every shell, put the line into ~/.bashrc.
 
@@ -40,7 +40,8 @@ func (c *completionCmd) Run(ctx *kong.Context) error {
 	return (&kongcompletion.Completion{Shell: c.Shell, Code: true}).Run(ctx)
 }
 
-// complete answers a shell that asks by $COMP_LINE how the command line may go on.
+// complete answers a shell that asks by $COMP_LINE how the command line may go
+// on.
 func complete(parser *kong.Kong, out io.Writer) {
 	command, err := kongcompletion.Command(parser, kongcompletion.WithPredictors(map[string]posener.Predictor{
 		"name":     posener.PredictFunc(predictNames),
@@ -64,8 +65,9 @@ func complete(parser *kong.Kong, out io.Writer) {
 	}
 }
 
-// behindColon returns what bash has of the word already and does not want to hear again:
-// to it a word ends at a colon. It is the shell that sets $COMP_TYPE.
+// behindColon returns what bash has of the word already and does not want to
+// hear again: to it a word ends at a colon. It is the shell that sets
+// $COMP_TYPE.
 func behindColon() string {
 	if os.Getenv("COMP_TYPE") == "" {
 		return ""

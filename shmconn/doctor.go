@@ -19,12 +19,12 @@ type doctorCmd struct {
 }
 
 func (c *doctorCmd) Help() string {
-	return `Reports what of this machine matters to connections, as the process that runs it
-sees it: run it where your program runs, in the same container, as the same
-user, and pinned in the same way. Each line is ok, a note or a warning; a note
-and a warning say what follows, and what can be done.
+	return `Reports which properties of this machine matter to connections, as the process
+that runs it sees them. Run it where your program runs: in the same container,
+as the same user, and pinned in the same way. Each line is ok, a note or a
+warning. A note and a warning say what the consequence is, and what to do.
 
-At last it makes a connection to a process of its own and measures round trips.
+Finally it makes a connection to a process of its own and measures round trips.
 The exit status is 1 if that does not work, and 0 otherwise, whatever else it
 finds.
 

@@ -35,7 +35,8 @@ func checkKernel(m *machine) []finding {
 	return []finding{f}
 }
 
-// kernelVersion returns the first two numbers of a release such as 6.18.44-amd64.
+// kernelVersion returns the first two numbers of a release such as
+// 6.18.44-amd64.
 func kernelVersion(release string) (major, minor int, known bool) {
 	n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor)
 	return major, minor, n == 2
@@ -51,7 +52,7 @@ func checkProcessors(m *machine) []finding {
 	case len(allowed) == 1 && len(online) > 1:
 		f.Level = note
 		f.Found += fmt.Sprintf(": number %d", allowed[0])
-		f.Consequence = "A process that is pinned to a core of its own is the fastest there is. If both ends are pinned to this one, each message costs two switches, and polling cannot help."
+		f.Consequence = "A process pinned to a core of its own is fastest. But if both ends are pinned to this one, each message costs two switches, and polling cannot help."
 		f.Remedy = "Pin the two ends to different processors."
 	case len(allowed) == 1:
 		f.Level = warning
@@ -153,11 +154,11 @@ func checkIsolated(m *machine) []finding {
 	switch {
 	case inside == 0:
 		f.Level = note
-		f.Consequence = "No process runs there unless it is pinned. Polling there disturbs nobody, and nobody disturbs it."
+		f.Consequence = "No process runs there unless it is pinned. So polling there disturbs no other process, and none disturbs it."
 		f.Remedy = "taskset -c N pins a process; give each end a processor of its own."
 	case inside == len(allowed) && inside > 1:
 		f.Level = warning
-		f.Consequence = "This process may use isolated processors only, among which the kernel moves nothing: all threads stay on the one where they began."
+		f.Consequence = "This process may use only isolated processors, and the kernel does not move threads between those: all threads stay on the one where they began."
 		f.Remedy = "Pin it to one of them, with GOMAXPROCS=1, or to one and an ordinary one."
 	}
 	return []finding{f}
@@ -186,7 +187,7 @@ func checkIdle(m *machine) []finding {
 	f.Found = fmt.Sprintf("the deepest, %s, takes %d us to leave", name, deepest)
 	if deepest > 20 {
 		f.Level = note
-		f.Consequence = "An end that sleeps on an idle processor is woken up that much later."
+		f.Consequence = "An end that sleeps on an idle processor wakes up that much later."
 		f.Remedy = "cpupower idle-set -D 20 forbids states that take longer; BusyPoll < 0 keeps the processor of an end awake. Both cost power."
 	}
 	return []finding{f}
@@ -206,7 +207,7 @@ func checkGovernor(m *machine) []finding {
 	f.Found = strings.Join(names, ", ")
 	if f.Found != "performance" {
 		f.Level = note
-		f.Consequence = "The clock may go down between messages, and takes a while to come up again."
+		f.Consequence = "The clock frequency may drop between messages, and takes a while to rise again."
 		f.Remedy = "cpupower frequency-set -g performance"
 	}
 	return []finding{f}
@@ -244,7 +245,7 @@ func checkDirectory(m *machine) []finding {
 	on := m.mountOf(m.dir)
 	if err != nil {
 		f.Level, f.Found = warning, fmt.Sprintf("%s: %v", clean(m.dir), err)
-		f.Consequence = "Names and the memory of connections are in this directory, unless a NAME says another."
+		f.Consequence = "Names and the memory of connections are in this directory, unless a NAME includes another."
 		f.Remedy = "Mount a tmpfs there, or set SHMCONN_DIR."
 		return []finding{f}
 	}
@@ -258,11 +259,11 @@ func checkDirectory(m *machine) []finding {
 		f.Remedy = "Mount it for writing, or set SHMCONN_DIR to another directory."
 	case on.kind != "tmpfs" && on.kind != "":
 		f.Level = warning
-		f.Consequence = "This is no tmpfs: the kernel writes the rings to the disk now and then, and a message can wait for that."
-		f.Remedy = "Set SHMCONN_DIR to a directory on a tmpfs, or use Anonymous, which keeps names only there."
+		f.Consequence = "This is not a tmpfs: the kernel writes the rings to the disk now and then, and a message can wait for that."
+		f.Remedy = "Set SHMCONN_DIR to a directory on a tmpfs, or use Anonymous, which keeps only names there."
 	case room < 10:
 		f.Level = warning
-		f.Consequence = "Dials will soon fail for want of room (ENOSPC)."
+		f.Consequence = "Dials will soon fail because there is no room (ENOSPC)."
 		f.Remedy = "docker run --shm-size, or mount -o remount,size=...; or use a smaller RingSize, or Anonymous."
 	case total <= 64<<20:
 		f.Level = note
@@ -315,7 +316,7 @@ func checkFiles(m *machine) []finding {
 		if n, err := strconv.Atoi(words[1]); err == nil && n < 4096 {
 			f.Level = note
 			f.Found += fmt.Sprintf(": at most %d connections", n/3)
-			f.Consequence = "A dialer's end takes three descriptors, and an accepted one two. Beyond the limit, connections wait for Accept, and dials fail (EMFILE)."
+			f.Consequence = "A dialer's end takes three descriptors, and an accepted end two. Beyond the limit, connections wait for Accept, and dials fail (EMFILE)."
 			f.Remedy = "ulimit -n, LimitNOFILE= of systemd, or docker run --ulimit nofile=..."
 		}
 	}
@@ -346,14 +347,14 @@ func checkMembarrier(m *machine) []finding {
 		if m.field("/proc/self/status", "Seccomp") == "2" {
 			f.Found += ", perhaps by the seccomp filter that this process has"
 		}
-		f.Consequence = "Each call on a connection takes a fence of its own instead, some nanoseconds."
+		f.Consequence = "Each call on a connection takes a fence of its own instead, which costs some nanoseconds."
 		f.Remedy = "Allow membarrier(2) in the seccomp profile; Docker's own profile does."
 	}
 	return []finding{f}
 }
 
-// initPIDNamespace is the inode of the first PID namespace (PROC_PID_INIT_INO of
-// the kernel's include/linux/proc_ns.h).
+// initPIDNamespace is the inode of the first PID namespace (PROC_PID_INIT_INO
+// of the kernel's include/linux/proc_ns.h).
 const initPIDNamespace = "pid:[4026531836]"
 
 func checkProc(m *machine) []finding {
@@ -361,7 +362,7 @@ func checkProc(m *machine) []finding {
 	for _, o := range m.mountOf("/proc").options {
 		if v, found := strings.CutPrefix(o, "hidepid="); found && v != "0" && v != "off" {
 			hidden.Level, hidden.Found = note, "/proc hides their processes (hidepid="+clean(v)+")"
-			hidden.Consequence = "Connections do not mind. But ls and top show only what your own processes have."
+			hidden.Consequence = "Connections are not affected. But ls and top show only what your own processes have."
 			hidden.Remedy = "Run these as root, or as a member of the group that /proc is mounted with (gid=)."
 		}
 	}
@@ -372,7 +373,7 @@ func checkProc(m *machine) []finding {
 		space.Found = "/proc does not say which"
 	case ns != initPIDNamespace:
 		space.Level, space.Found = note, "a container's"
-		space.Consequence = "Connections do not mind. But ls and top do not see the processes of other containers, and PeerCred returns PID 0 for them."
+		space.Consequence = "Connections are not affected. But ls and top do not see the processes of other containers, and PeerCred returns PID 0 for them."
 		space.Remedy = "Run these on the host, or in a container with --pid=host."
 	}
 	return []finding{hidden, space}

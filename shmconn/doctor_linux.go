@@ -122,8 +122,9 @@ func echoes(c *shmconn.Conn) (time.Duration, error) {
 	return trips[len(trips)/2], nil
 }
 
-// startPeer starts this program as a pong. It is killed with us: the kernel does
-// that when the thread ends that has started it, which is why one waits for it.
+// startPeer starts this program as a pong. It is killed with us: the kernel
+// does that when the thread ends that has started it, which is why one waits
+// for it.
 func startPeer(name string, said *bytes.Buffer) (*exec.Cmd, <-chan struct{}, error) {
 	program, err := os.Executable()
 	if err != nil {

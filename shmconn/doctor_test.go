@@ -60,7 +60,8 @@ func TestDoctorHealthy(t *testing.T) {
 	}
 }
 
-// Each machine differs from the healthy one in one way, and one finding says so.
+// Each machine differs from the healthy one in one way, and one finding says
+// so.
 func TestDoctor(t *testing.T) {
 	text := func(name, text string) func(*machine, fstest.MapFS) {
 		return func(_ *machine, files fstest.MapFS) { files[name] = &fstest.MapFile{Data: []byte(text)} }
@@ -105,7 +106,7 @@ func TestDoctor(t *testing.T) {
 			text("sys/devices/system/cpu/isolated", "6-7\n")(m, f)
 			text("sys/devices/system/cpu/nohz_full", "7\n")(m, f)
 		}, "isolated", note, "processors 6,7; without ticks (nohz_full) 7"},
-		"on isolated": {text("sys/devices/system/cpu/isolated", "0-7\n"), "isolated", warning, "moves nothing"},
+		"on isolated": {text("sys/devices/system/cpu/isolated", "0-7\n"), "isolated", warning, "does not move threads"},
 		"deep idle state": {func(m *machine, f fstest.MapFS) {
 			text("sys/devices/system/cpu/cpu0/cpuidle/state2/name", "C6\n")(m, f)
 			text("sys/devices/system/cpu/cpu0/cpuidle/state2/latency", "133\n")(m, f)
@@ -120,7 +121,7 @@ func TestDoctor(t *testing.T) {
 		"full /dev/shm":      {room(64<<20, 1<<20, nil), "memory", warning, "room for 1 connections"},
 		"no /dev/shm":        {room(0, 0, errors.New("statfs: no such file or directory")), "memory", warning, "no such file"},
 		"read-only /dev/shm": {mounted("25 24 0:23 / /dev/shm ro - tmpfs tmpfs rw\n"), "memory", warning, "read-only"},
-		"names on a disk":    {func(m *machine, _ fstest.MapFS) { m.dir = "/var/shm" }, "memory", warning, "no tmpfs"},
+		"names on a disk":    {func(m *machine, _ fstest.MapFS) { m.dir = "/var/shm" }, "memory", warning, "not a tmpfs"},
 		"directory below":    {func(m *machine, _ fstest.MapFS) { m.dir = "/dev/shm/app" }, "memory", ok, "/dev/shm/app: tmpfs"},
 		"huge pages":         {text("sys/kernel/mm/transparent_hugepage/shmem_enabled", "[always] within_size advise never deny force\n"), "huge pages", note, "for Anonymous memory"},
 		"huge /dev/shm":      {mounted("25 24 0:23 / /dev/shm rw - tmpfs tmpfs rw,huge=always\n"), "huge pages", note, "remount,huge=never /dev/shm"},
@@ -186,7 +187,7 @@ func TestDoctorStatus(t *testing.T) {
 		return code, stdout.String()
 	}
 	code, text := examine()
-	if code != 0 || !strings.Contains(text, "\nok       connection     works; a round trip of 64 bytes takes 1.5 us (median)\n") || !strings.Contains(text, "\nnote     processors     1 of 4 may be used: number 2\n                        A process that is pinned") || !strings.Contains(text, "\n                        → Pin the two ends") {
+	if code != 0 || !strings.Contains(text, "\nok       connection     works; a round trip of 64 bytes takes 1.5 us (median)\n") || !strings.Contains(text, "\nnote     processors     1 of 4 may be used: number 2\n                        A process pinned to") || !strings.Contains(text, "\n                        → Pin the two ends") {
 		t.Errorf("exit status %d, it says\n%s", code, text)
 	}
 	for line := range strings.Lines(text) {

@@ -10,7 +10,8 @@ import (
 	"shmconn"
 )
 
-// A conn is what all connections here are: both directions of it can be closed alone.
+// A conn is what all connections here are: both directions of it can be closed
+// alone.
 type conn interface {
 	net.Conn
 	CloseRead() error
@@ -37,8 +38,8 @@ func (e *endpoint) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// listen listens at e. What it returns has e's kind of address, with the port that was
-// chosen if e has port 0.
+// listen listens at e. What it returns has e's kind of address, with the port
+// that was chosen if e has port 0.
 func (e endpoint) listen(lc *shmconn.ListenConfig) (net.Listener, error) {
 	switch {
 	case e.net == "shm":

@@ -27,7 +27,7 @@ func hint(err error) string {
 	case shm && op.Op == "dial" && errors.Is(err, syscall.ENOSPC):
 		return "start the listener with a smaller --ring-size, or with --anonymous"
 	case op.Op == "listen" && op.Net == "unix" && errors.Is(err, syscall.EADDRINUSE):
-		return "another process listens on that socket, or one that died has left the file: then remove it"
+		return "another process listens on that socket; or a process that died left the file: then remove it"
 	case op.Op == "listen" && errors.Is(err, syscall.EADDRINUSE):
 		return "another process listens there"
 	case shm && op.Op == "listen" && errors.Is(err, fs.ErrPermission):
@@ -35,7 +35,7 @@ func hint(err error) string {
 	case op.Op == "accept" && (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)):
 		return `connections wait until files are closed; "ulimit -n" shows the limit`
 	case shm && errors.Is(err, syscall.ECONNRESET):
-		return "the peer died, or cut the connection off: not all has arrived"
+		return "the peer died, or cut the connection off: not all data has arrived"
 	case shm && errors.Is(err, syscall.EPIPE):
 		return "the peer closed, or died, before it had read everything"
 	}

@@ -21,25 +21,25 @@ func (c *lsCmd) Help() string {
 	return `Lists the listener of each name, and the connections that you may see: root sees
 all; other users see those of their own processes, and their own end of a
 connection with another user's process. Arrows point from the dialer to the
-acceptor, and back. Of WAITING, up to a quarter of the ring may have been read
+acceptor, and back. Up to a quarter of the ring of WAITING may have been read
 already: a reader reports what it has read a quarter of the ring at a time, and
 before it waits.
 
 STATE is listening, stale (left by a process that died; "shmconn rm" removes
 it), waiting (dialed and not seen to be accepted), established, half closed,
-peer closed, spare (both ends have closed, and keep it for their next
+peer closed, spare (both ends have closed, and keep the memory for their next
 connection), peer gone (died without closing), corrupt or unknown.
 
 ENDS says what the dialer and the acceptor do: parked (asleep until there is
 something to read), blocked (asleep until there is room to write), full (awake,
-and there is no room to write) or awake. Whether an end that is awake polls or
-computes cannot be seen. An end that sleeps says why it does not poll: never
+and there is no room to write) or awake. It is not visible whether an end that is awake
+polls or computes. An end that sleeps says why it does not poll: never
 polls (its BusyPoll is below a microsecond), long gaps (its waits are longer
 than BusyPoll), cores wanted (other processes want the processors), same core
 (the peer needs the processor that it is on), no news (it has polled for as long
 as BusyPoll).
 
-A NAME with a slash that is a directory lists what is in there. ls reads only,
+If NAME has a slash and is a directory, ls lists what is in it. ls only reads,
 takes no lock, and disturbs no connection.
 
 Example:

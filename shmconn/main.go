@@ -14,8 +14,8 @@ import (
 	"shmconn/internal/bench"
 )
 
-// A commandLine has a field for each command: a struct whose fields are the flags and
-// arguments, with a method
+// A commandLine has a field for each command: a struct whose fields are the
+// flags and arguments, with a method
 //
 //	Run(ctx context.Context, s stdio) error
 //
@@ -23,13 +23,13 @@ import (
 type commandLine struct {
 	Ls         lsCmd         `cmd:"" help:"List listeners and connections."`
 	Top        topCmd        `cmd:"" help:"Show listeners and connections live."`
-	Rm         rmCmd         `cmd:"" help:"Remove what listeners and dialers have left that died."`
+	Rm         rmCmd         `cmd:"" help:"Remove what dead listeners and dialers left."`
 	Cat        catCmd        `cmd:"" help:"Copy standard input to a connection, and the connection to standard output."`
 	Proxy      proxyCmd      `cmd:"" help:"Carry connections between shared memory, Unix sockets and TCP."`
 	Ping       pingCmd       `cmd:"" help:"Measure round trips to \"shmconn pong\"."`
 	Pong       pongCmd       `cmd:"" help:"Listen, and send back whatever arrives."`
 	Bench      benchCmd      `cmd:"" passthrough:"" help:"Compare connections with sockets, pipes and the limits of the machine."`
-	Doctor     doctorCmd     `cmd:"" help:"Report what of this machine matters to connections."`
+	Doctor     doctorCmd     `cmd:"" help:"Report which properties of this machine matter to connections."`
 	Completion completionCmd `cmd:"" help:"Print the script that makes a shell complete the command line."`
 	Man        manCmd        `cmd:"" help:"Print the manual page."`
 
@@ -37,13 +37,13 @@ type commandLine struct {
 }
 
 func (commandLine) Help() string {
-	return `A NAME without a slash is in the directory $SHMCONN_DIR, or /dev/shm where that
-is not set; a NAME with a slash says its directory.
+	return `A NAME without a slash is in the directory $SHMCONN_DIR, or in /dev/shm if that
+is not set. A NAME with a slash includes its directory.
 
 A time D is in seconds, or has a unit: 2, 0.5, 500ms, 1m.
 
-The exit status is 0, 1 if something failed, or 2 if the command line makes no
-sense. "shmconn --version" prints the version.`
+The exit status is 0, 1 if something failed, or 2 if the command line is wrong.
+"shmconn --version" prints the version.`
 }
 
 // stdio is what a command reads and writes.

@@ -29,7 +29,8 @@ func (c *manCmd) Run(_ context.Context, ctx *kong.Context, s stdio) error {
 	return err
 }
 
-// A page is a manual page, in roff. It says what --help says, from the same source.
+// A page is a manual page, in roff. It says what --help says, from the same
+// source.
 type page struct{ *strings.Builder }
 
 func (p page) write(app *kong.Application) {

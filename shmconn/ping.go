@@ -22,7 +22,7 @@ type pingCmd struct {
 	Count    int       `short:"c" help:"Stop after N round trips. 0: when interrupted." placeholder:"N"`
 	Interval seconds   `short:"i" help:"Start a round trip every D, in seconds or like 500ms. Default 1." default:"1" placeholder:"D"`
 	Flood    bool      `short:"f" help:"Flood: start a round trip as soon as the one before has ended, and print only the statistics."`
-	Size     bytesFlag `short:"s" help:"Send SIZE bytes, and wait for as many to come back. Default 64." default:"64" placeholder:"SIZE"`
+	Size     bytesFlag `short:"s" help:"Send SIZE bytes, and wait for the same number to come back. Default 64." default:"64" placeholder:"SIZE"`
 	Deadline seconds   `short:"w" help:"Stop after D, in seconds or like 500ms." placeholder:"D"`
 	Quiet    bool      `short:"q" help:"Print only the statistics."`
 	JSON     bool      `name:"json" help:"Print only the statistics, as JSON."`

@@ -15,8 +15,7 @@ type pongCmd struct {
 }
 
 func (c *pongCmd) Help() string {
-	return `It sends back whatever arrives, to any number of pings at the same time, until it
-is interrupted.
+	return `Serves any number of pings at the same time, until it is interrupted.
 
 Example:
 

@@ -146,8 +146,8 @@ func pairs(t *testing.T, f func(t *testing.T, from, to string)) {
 	}
 }
 
-// Many connections at a time: the server answers when it has seen the end, so half close
-// is carried, and the client sees the end of the answer.
+// Many connections at a time: the server answers when it has seen the end, so
+// half close is carried, and the client sees the end of the answer.
 func TestProxyCarries(t *testing.T) {
 	clients := 20
 	if *long {
@@ -241,8 +241,9 @@ func TestProxyServerCloses(t *testing.T) {
 	})
 }
 
-// A server that does not read any more stops the client, too, who may go on reading. TCP
-// does not tell that, and a writer whose Unix socket is full does not see it.
+// A server that does not read any more stops the client, too, who may go on
+// reading. TCP does not tell that, and a writer whose Unix socket is full does
+// not see it.
 func TestProxyServerStopsReading(t *testing.T) {
 	for _, to := range []string{"shm", "unix"} {
 		t.Run("shm-"+to, func(t *testing.T) {
@@ -266,7 +267,8 @@ func TestProxyServerStopsReading(t *testing.T) {
 	}
 }
 
-// With --max that many connections are carried at a time, and the others in their turn.
+// With --max that many connections are carried at a time, and the others in
+// their turn.
 func TestProxyMax(t *testing.T) {
 	const most, clients = 3, 12
 	pairs(t, func(t *testing.T, from, to string) {
@@ -324,7 +326,8 @@ func exchange(t *testing.T, c conn) {
 	}
 }
 
-// After SIGTERM nobody gets in any more, and who is in goes on. Then the process ends.
+// After SIGTERM nobody gets in any more, and who is in goes on. Then the
+// process ends.
 func TestProxySigterm(t *testing.T) {
 	for _, from := range kinds {
 		t.Run(from, func(t *testing.T) {

@@ -14,8 +14,8 @@ import (
 
 type rmCmd struct {
 	Names  []string `arg:"" optional:"" name:"name" predictor:"name" help:"Names to remove. With --dead and no name: all in the directory."`
-	Dead   bool     `help:"Pass over names that a process listens on, and remove the dead connections next to them."`
-	DryRun bool     `short:"n" help:"Say what would be removed, and remove nothing."`
+	Dead   bool     `help:"Skip names that a process listens on, but remove their dead connections."`
+	DryRun bool     `short:"n" help:"Print what would be removed, and remove nothing."`
 }
 
 func (c *rmCmd) Help() string {
@@ -26,8 +26,8 @@ lock that such a process has, as a listener that takes the name over does.
 Without --dead the exit status is 1 if a process listens on the name, or if
 there is nothing to remove.
 
-Root removes what the processes of any user have left; other users remove what
-their own have left.
+Root removes what dead processes of any user left; other users remove what
+their own processes left.
 
 Example:
 
@@ -107,7 +107,7 @@ func (c *rmCmd) remove(name string) (paths []string, err error) {
 	case errors.Is(err, fs.ErrNotExist) && len(paths) > 0:
 		return paths, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, errors.New("nothing is left of it")
+		return nil, errors.New("there is nothing to remove")
 	}
 	return paths, err
 }

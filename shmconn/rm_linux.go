@@ -8,8 +8,9 @@ import (
 	"shmconn/internal/segment"
 )
 
-// removeDead removes what is dead of the name base in dir, and returns the names of the
-// files. Unless dead says so, it removes nothing beside a listener that lives.
+// removeDead removes what is dead of the name base in dir, and returns the
+// names of the files. Unless dead says so, it removes nothing beside a listener
+// that lives.
 func removeDead(dir, base string, dead, dry bool) (files []string, err error) {
 	d, err := segment.OpenDir(dir)
 	if err != nil {

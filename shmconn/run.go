@@ -12,7 +12,8 @@ import (
 	"shmconn/internal/version"
 )
 
-// A status is the exit status of a command that has said on stderr what went wrong.
+// A status is the exit status of a command that has said on stderr what went
+// wrong.
 type status int
 
 func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
@@ -20,11 +21,12 @@ func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 // A usageError is a command line that makes no sense: exit status 2.
 type usageError struct{ error }
 
-// exited is what the parser panics with where it would end the process, after --help.
+// exited is what the parser panics with where it would end the process, after
+// --help.
 type exited int
 
-// run runs the command and returns its exit status: 0, 1 if something failed, 2 if the
-// command line makes no sense.
+// run runs the command and returns its exit status: 0, 1 if something failed, 2
+// if the command line makes no sense.
 func run(ctx context.Context, args []string, s stdio) (code int) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -79,8 +81,8 @@ func newParser(s stdio) *kong.Kong {
 	)
 }
 
-// report says on stderr what went wrong, with a hint where there is one, and returns the
-// exit status.
+// report says on stderr what went wrong, with a hint where there is one, and
+// returns the exit status.
 func report(s stdio, err error) int {
 	var st status
 	var wrong usageError

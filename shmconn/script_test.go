@@ -27,7 +27,8 @@ import (
 	"shmconn/internal/bench"
 )
 
-// TestMain makes this binary the command shmconn, in $PATH, and helpers of the scripts.
+// TestMain makes this binary the command shmconn, in $PATH, and helpers of the
+// scripts.
 func TestMain(m *testing.M) {
 	bench.Main()
 	testscript.Main(tests{m}, map[string]func(){
@@ -38,8 +39,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// tests runs the tests with a directory of their own for names, which is held so that
-// nobody takes it for one that was left.
+// tests runs the tests with a directory of their own for names, which is held
+// so that nobody takes it for one that was left.
 type tests struct{ *testing.M }
 
 func (t tests) Run() int {
@@ -64,8 +65,8 @@ func (t tests) Run() int {
 	return t.M.Run()
 }
 
-// TestScript runs the command as a user would. A script has a directory of names to
-// itself; these commands are there beside those of testscript:
+// TestScript runs the command as a user would. A script has a directory of
+// names to itself; these commands are there beside those of testscript:
 //
 //	status N program [args...]   runs a program, whose exit status must be N
 //	random FILE SIZE             makes a file of random bytes

@@ -73,8 +73,8 @@ func terminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// clean replaces what a terminal would take for more than text: names of processes and
-// directories are for their owners to choose.
+// clean replaces what a terminal would take for more than text: names of
+// processes and directories are for their owners to choose.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -101,8 +101,8 @@ func processOf(p *inspect.Process) string {
 	return strings.TrimSpace(strconv.Itoa(p.PID) + " " + clean(p.Command))
 }
 
-// ends returns both ends of c, "-" for one that is gone or not there yet, "?" for one
-// that is not seen.
+// ends returns both ends of c, "-" for one that is gone or not there yet, "?"
+// for one that is not seen.
 func ends(c *inspect.Conn) (dialer, acceptor string) {
 	missing := "?"
 	switch c.State {
@@ -126,7 +126,8 @@ func users(c *inspect.Conn) string {
 	return strings.Join(list, ",")
 }
 
-// activities says what each end of c does, as far as it can be told: "awake / parked".
+// activities says what each end of c does, as far as it can be told: "awake /
+// parked".
 func activities(c *inspect.Conn) string {
 	if !c.Readable || c.State == inspect.Stale {
 		return ""
@@ -134,7 +135,8 @@ func activities(c *inspect.Conn) string {
 	return activity(c.Dialer, &c.ToAcceptor, &c.ToDialer) + " / " + activity(c.Acceptor, &c.ToDialer, &c.ToAcceptor)
 }
 
-// activity says what the end p does that writes to one flow and reads from the other.
+// activity says what the end p does that writes to one flow and reads from the
+// other.
 func activity(p *inspect.Process, to, from *inspect.Flow) string {
 	writes, reads := to.Writer, from.Reader
 	var words []string
@@ -204,8 +206,8 @@ func age(now, t time.Time) string {
 	return fmt.Sprintf("%dd%dh", s/86400, s/3600%24)
 }
 
-// Colours are those of the terminal's own palette. Whoever prints a style takes them
-// out where there is no terminal, or $NO_COLOR is set.
+// Colours are those of the terminal's own palette. Whoever prints a style takes
+// them out where there is no terminal, or $NO_COLOR is set.
 var (
 	red, green = lipgloss.NewStyle().Foreground(lipgloss.Color("1")), lipgloss.NewStyle().Foreground(lipgloss.Color("2"))
 	yellow     = lipgloss.NewStyle().Foreground(lipgloss.Color("3"))

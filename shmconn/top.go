@@ -15,10 +15,10 @@ import (
 
 type topCmd struct {
 	Name     string  `arg:"" optional:"" predictor:"name" help:"Show this name only, or what is in this directory."`
-	Interval seconds `short:"i" help:"Look every D, in seconds or like 500ms. Default 1." default:"1" placeholder:"D"`
-	Count    int     `short:"c" help:"Stop after N looks. 0: when interrupted." placeholder:"N"`
+	Interval seconds `short:"i" help:"Refresh every D, in seconds or like 500ms. Default 1." default:"1" placeholder:"D"`
+	Count    int     `short:"c" help:"Stop after N refreshes. 0: when interrupted." placeholder:"N"`
 	Sort     string  `enum:"name,rate,total,fill,age" default:"rate" help:"Sort by name, rate, total, fill or age. Default rate." placeholder:"COLUMN"`
-	JSON     bool    `name:"json" help:"Print a line of JSON for each look. This needs no terminal."`
+	JSON     bool    `name:"json" help:"Print a line of JSON for each refresh. This needs no terminal."`
 }
 
 func (c *topCmd) Help() string {
@@ -86,7 +86,8 @@ type rated struct {
 	In  float64 `json:"to_dialer_per_second"`
 }
 
-// printLooks prints every look but the first, which has no rates, as a line of JSON.
+// printLooks prints every look but the first, which has no rates, as a line of
+// JSON.
 func (c *topCmd) printLooks(ctx context.Context, s stdio, scan func() (*inspect.Snapshot, error)) error {
 	e := json.NewEncoder(s.out)
 	var m meter
@@ -124,8 +125,8 @@ type meter struct {
 	written map[any][2]uint64
 }
 
-// measure returns the connections of snap with their rates since the last look, 0 for
-// those that were not there.
+// measure returns the connections of snap with their rates since the last look,
+// 0 for those that were not there.
 func (m *meter) measure(snap *inspect.Snapshot) []rated {
 	list := make([]rated, 0, len(snap.Conns))
 	written := make(map[any][2]uint64)

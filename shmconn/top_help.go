@@ -13,7 +13,7 @@ STATE        listen: a listener         stale: left by a process that died
              waiting: not accepted yet  estab: both ends are there
              half: as estab, and a direction is closed
              closed, gone: one end has closed, or died without closing
-             corrupt: its memory holds what neither end may store
+             corrupt: its memory holds values that neither end may store
 →/s TOT→     bytes a second, and in all, from the dialer to the acceptor
 ←/s TOT←     the other way              AGE      since the dial
 FILL         how full the ring is: what was written and is not read yet
@@ -22,8 +22,8 @@ ENDS         what the dialer and the acceptor do, in a letter each:
   B  blocked: sleeps, the ring is full  F  awake, and the ring is full
   w  has closed its writing direction   x  has closed both
   s  its process is stopped             -  gone, or not there yet
-?  where a number should be: it may not be read. "N hidden" at the top: N
-   processes may not be looked into; root sees all.
+?  instead of a number: it may not be read. "N hidden" at the top: you may
+   not inspect N processes; root sees all.
 
 any key: back`
 

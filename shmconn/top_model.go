@@ -152,7 +152,8 @@ func (m *top) shown() []topRow {
 	return slices.DeleteFunc(slices.Clone(m.rows), func(r topRow) bool { return r.listener != nil })
 }
 
-// cursor returns the place of the selected row, the first if it is not there any more.
+// cursor returns the place of the selected row, the first if it is not there
+// any more.
 func (m *top) cursor() int {
 	i := slices.IndexFunc(m.shown(), func(r topRow) bool { return r.key == m.selected })
 	return max(i, 0)
@@ -183,8 +184,8 @@ func (m *top) order() {
 	m.first = max(min(m.first, len(m.shown())-page), 0)
 }
 
-// compare returns the order that is asked for: what is most comes first, and the
-// oldest.
+// compare returns the order that is asked for: what is most comes first, and
+// the oldest.
 func (m *top) compare() func(a, b topRow) int {
 	most := func(f func(r topRow) float64) func(a, b topRow) int {
 		return func(a, b topRow) int { return cmp.Compare(f(b), f(a)) }

@@ -31,8 +31,8 @@ func looks(list ...*inspect.Snapshot) func() (*inspect.Snapshot, error) {
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// busy returns a look at n connections after so many seconds, the i-th of which carries
-// i MiB a second out and half of that back.
+// busy returns a look at n connections after so many seconds, the i-th of which
+// carries i MiB a second out and half of that back.
 func busy(n, seconds int) *inspect.Snapshot {
 	s := &inspect.Snapshot{
 		Time: epoch.Add(time.Duration(seconds) * time.Second),
@@ -147,8 +147,8 @@ func TestTopView(t *testing.T) {
 // squeeze makes one space of any.
 func squeeze(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// TestTopSizes draws terminals of all sizes: no line is too long, and there are not too
-// many.
+// TestTopSizes draws terminals of all sizes: no line is too long, and there are
+// not too many.
 func TestTopSizes(t *testing.T) {
 	m := newTestTop(t, busy(40, 1), busy(40, 2))
 	for height := range 60 {
@@ -283,7 +283,8 @@ func TestTopCount(t *testing.T) {
 	}
 }
 
-// TestTopHostile shows names of processes that try to do something to the terminal.
+// TestTopHostile shows names of processes that try to do something to the
+// terminal.
 func TestTopHostile(t *testing.T) {
 	s := busy(2, 1)
 	s.Conns[0].Dialer.Command = "\x1b[2J\x07\r\n\u202eevil"
@@ -307,7 +308,8 @@ func TestTopHostile(t *testing.T) {
 	}
 }
 
-// TestMeter measures what carries on, is new, cannot be read, or goes backwards.
+// TestMeter measures what carries on, is new, cannot be read, or goes
+// backwards.
 func TestMeter(t *testing.T) {
 	var m meter
 	for _, r := range m.measure(busy(3, 1)) {

@@ -12,8 +12,8 @@ import (
 	"shmconn/internal/inspect"
 )
 
-// topLines are the lines that are not rows: title, headline; a line that separates, three
-// of details and the keys.
+// topLines are the lines that are not rows: title, headline; a line that
+// separates, three of details and the keys.
 const topLines = 7
 
 func (m *top) View() tea.View {
@@ -176,7 +176,8 @@ func topName(r topRow) cell {
 	return left(nameOf(r.Directory, r.Name))
 }
 
-// shorten takes off what does not fit: of a path the beginning, of other text the end.
+// shorten takes off what does not fit: of a path the beginning, of other text
+// the end.
 func shorten(s string, width int) string {
 	if n := lipgloss.Width(s); strings.HasPrefix(s, "/") && n > width {
 		return ansi.TruncateLeft(s, n-width+1, "…")

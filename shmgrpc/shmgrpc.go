@@ -1,5 +1,5 @@
-// Package shmgrpc gives gRPC over shared memory targets and credentials of its own.
-// It is a module of its own, so that only programs that import it take gRPC.
+// Package shmgrpc gives gRPC targets and credentials for shared memory. It is a
+// module of its own, so that only programs that import it depend on gRPC.
 //
 //	l, err := shmconn.Listen("feed") // the server
 //	s := grpc.NewServer(shmgrpc.ServerOptions()...)
@@ -9,30 +9,31 @@
 //
 // # Targets
 //
-// The target shm:///feed is the listener on the name "feed", and shm:////shared/feed,
-// with a slash more, the one on "/shared/feed". The name is as at
-// [shmconn.ListenConfig.Listen], percent-encoded where a URL needs that. Upper and
-// lower case count. The authority that the server is sent is the last element of the
-// name, "feed", unless [grpc.WithAuthority] says another.
+// The target shm:///feed is the listener on the name "feed", and
+// shm:////shared/feed, with one more slash, the listener on "/shared/feed". The
+// name is as at [shmconn.ListenConfig.Listen], percent-encoded where a URL
+// needs that. Case counts. The authority sent to the server is the last element
+// of the name, "feed", unless [grpc.WithAuthority] sets another.
 //
-// Importing the package registers the scheme. A resolver can only find the address;
-// to dial it takes [WithDialer], which DialOptions has in it.
+// Importing the package registers the scheme. A resolver only finds the
+// address; dialing takes [WithDialer], which DialOptions includes.
 //
 // # Credentials
 //
-// [Credentials] is for both ends. It encrypts nothing: the bytes stay in memory that
-// the two processes share and nobody else can open. It has the kernel's word on who
-// the peer is: [FromContext] returns it in a server's handler, as a [PeerCred].
+// [Credentials] are for both ends. They encrypt nothing: the bytes stay in
+// memory that the two processes share and no other user can open. They carry
+// the kernel's report of who the peer is: [FromContext] returns it in a
+// server's handler, as a [PeerCred].
 //
 // # Errors
 //
-// A call on a connection that cannot be had fails with
-// [google.golang.org/grpc/codes.Unavailable]; the text has the path where nobody
-// listens. gRPC tries again, after a second at first. With
-// Wait of [shmconn.Dialer] a dial waits for the listener instead, and the calls wait
-// with it, as long as their contexts allow: nothing is lost to back-off when a server
-// starts again. gRPC gives a dial 20 seconds, unless [grpc.WithConnectParams] says
-// otherwise, and then begins again.
+// A call fails with [google.golang.org/grpc/codes.Unavailable] if there is no
+// connection; the text has the path where nobody listens. gRPC dials again,
+// after a second at first. With Wait of [shmconn.Dialer] a dial waits for the
+// listener instead, and the calls wait with it, as long as their contexts
+// allow: no time is lost to backoff when a server restarts. gRPC gives a dial
+// 20 seconds, unless [grpc.WithConnectParams] says otherwise, and then begins
+// again.
 package shmgrpc
 
 import (
@@ -58,26 +59,26 @@ func init() { resolver.Register(builder{}) }
 
 // Sizes in bytes that DialOptions and ServerOptions set.
 const (
-	// windowSize is how much may be under way before the receiver has said that it
-	// took it, for a stream and for a connection. gRPC begins with 64 KiB - 1 and
-	// measures whether more helps, by pings that each wake both processes. In 64
-	// KiB a message of that size does not fit: its last bytes wait for the
-	// receiver's permission, which is a round trip.
+	// windowSize is how much may be sent before the receiver has acknowledged it,
+	// on a stream and on a connection. gRPC begins with 64 KiB - 1 and measures
+	// whether more helps, by pings that each wake both processes. A message of 64
+	// KiB does not fit in 64 KiB: its last bytes wait for the receiver's
+	// permission, which is a round trip.
 	windowSize = 4 << 20
 
-	// bufferSize is how much gRPC gathers for one Write, and asks for in one
-	// Read. Half of the default ring is what a Write publishes at once: so the
-	// frames of a message of 64 KiB are one Write, and the peer is woken once.
+	// bufferSize is how much gRPC gathers for one Write, and requests in one
+	// Read. A Write publishes half of the default ring at once: so the frames of
+	// a message of 64 KiB are one Write, and the peer is woken once.
 	bufferSize = shmconn.DefaultRingSize / 2
 )
 
-// DialOptions returns what [grpc.NewClient] needs for a target shm:///name, and what
-// makes it fast: [WithDialer], [Credentials], and buffers and windows that fit the
-// ring. Options after them replace them. A nil dialer is the zero [shmconn.Dialer].
+// DialOptions returns the options of [grpc.NewClient] for a target shm:///name:
+// [WithDialer], [Credentials], and buffers and windows that fit the ring.
+// Options after them replace them. A nil dialer is the zero [shmconn.Dialer].
 //
-// With a window that is set gRPC no longer measures the connection's bandwidth. A
-// stream whose receiver does not read holds up to 4 MiB of the sender's messages in
-// the receiver's memory, and so does a connection.
+// With these windows gRPC no longer measures the connection's bandwidth. A
+// stream whose receiver does not read holds up to 4 MiB of the sender's
+// messages in the receiver's memory, and so does a connection.
 func DialOptions(d *shmconn.Dialer) []grpc.DialOption {
 	return []grpc.DialOption{
 		WithDialer(d),
@@ -89,10 +90,11 @@ func DialOptions(d *shmconn.Dialer) []grpc.DialOption {
 	}
 }
 
-// ServerOptions returns for a server on a [shmconn.Listener] what DialOptions is for
-// a client: [Credentials], and the same buffers and windows. Options after them
-// replace them. A server that serves TCP, too, needs another [grpc.Server] for that,
-// because Credentials refuses connections of any other kind.
+// ServerOptions returns the options of [grpc.NewServer] for a
+// [shmconn.Listener]: [Credentials], and the same buffers and windows as
+// DialOptions. Options after them replace them. A server that serves TCP, too,
+// needs another [grpc.Server] for that, because Credentials refuse all other
+// connections.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.Creds(Credentials()),
@@ -103,9 +105,10 @@ func ServerOptions() []grpc.ServerOption {
 	}
 }
 
-// WithDialer has a [grpc.ClientConn] make its connections by d, whose target has to be
-// shm:///name, or passthrough:///name, or of another resolver whose addresses are
-// names. Nil is the zero [shmconn.Dialer]. Proxies of the environment are not asked.
+// WithDialer makes a [grpc.ClientConn] dial with d; nil means the zero
+// [shmconn.Dialer]. The target is shm:///name, or passthrough:///name, or that
+// of another resolver whose addresses are names. Proxies of the environment are
+// not used.
 func WithDialer(d *shmconn.Dialer) grpc.DialOption {
 	if d == nil {
 		d = new(shmconn.Dialer)
@@ -148,19 +151,19 @@ func (builder) Build(target resolver.Target, cc resolver.ClientConn, _ resolver.
 // OverrideAuthority returns the last element of the name.
 func (builder) OverrideAuthority(target resolver.Target) string { return path.Base(target.Endpoint()) }
 
-// fixed is the resolver of a name, which is its own address for ever.
+// fixed is the resolver of a name, whose address never changes.
 type fixed struct{}
 
 func (fixed) ResolveNow(resolver.ResolveNowOptions) {}
 func (fixed) Close()                                {}
 
-// A PeerCred is the [credentials.AuthInfo] of a connection with [Credentials]: who the
-// other process is, as [shmconn.Conn.PeerCred] has it from the kernel. On a server
-// that is the client, and on a client the process that listens. A number that has no
-// meaning in this process's namespace is 0.
+// A PeerCred is the [credentials.AuthInfo] of a connection with [Credentials]:
+// it identifies the other process, as [shmconn.Conn.PeerCred] does. On a server
+// that is the client; on a client, the process that listens. A number that has
+// no meaning in this process's namespace is 0.
 type PeerCred struct {
-	// CommonAuthInfo says that the connection is private and cannot be changed on
-	// its way, so that per-call credentials that ask for this may be sent.
+	// CommonAuthInfo says that the connection is private and cannot be changed in
+	// transit, so that per-call credentials that require this may be sent.
 	credentials.CommonAuthInfo
 
 	PID      int
@@ -175,18 +178,19 @@ var (
 // AuthType returns "shm".
 func (PeerCred) AuthType() string { return Scheme }
 
-// ValidateAuthority allows any authority: it is a name that the client chose, and
-// nothing of the connection depends on it.
+// ValidateAuthority allows any authority: the client chose that name, and
+// nothing about the connection depends on it.
 func (PeerCred) ValidateAuthority(string) error { return nil }
 
-// String returns what the fields are, for logs: pid=4711,uid=1000,gid=1000.
+// String returns the fields, for logs: pid=4711,uid=1000,gid=1000.
 func (p PeerCred) String() string { return fmt.Sprintf("pid=%d,uid=%d,gid=%d", p.PID, p.UID, p.GID) }
 
-// FromContext returns the client's PeerCred, given the context of a server's handler.
-// It returns false where the call did not come by a connection with [Credentials].
+// FromContext returns the client's PeerCred, given the context of a server's
+// handler. It returns false if the call did not come over a connection with
+// [Credentials].
 //
-// A client finds the server's in the same type, as the AuthInfo of the [peer.Peer]
-// that the call option [grpc.Peer] fills.
+// A client finds the server's PeerCred as the AuthInfo of the [peer.Peer] that
+// the call option [grpc.Peer] fills.
 func FromContext(ctx context.Context) (PeerCred, bool) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -196,19 +200,19 @@ func FromContext(ctx context.Context) (PeerCred, bool) {
 	return cred, ok
 }
 
-// Credentials returns the credentials of both ends of connections of shmconn: for
-// [grpc.WithTransportCredentials] and [grpc.Creds], which DialOptions and ServerOptions
-// have in them. Their AuthInfo is a [PeerCred].
+// Credentials returns the credentials of both ends of connections of shmconn:
+// for [grpc.WithTransportCredentials] and [grpc.Creds]. DialOptions and
+// ServerOptions include them. Their AuthInfo is a [PeerCred].
 //
-// They exchange nothing and wait for nothing. Who may connect is decided before:
-// by Mode of [shmconn.ListenConfig] and by AllowUID of [shmconn.Dialer]. A connection
-// that has no PeerCred, such as one of TCP, is refused.
+// They exchange nothing and wait for nothing. Mode of [shmconn.ListenConfig]
+// and AllowUID of [shmconn.Dialer] have decided before which processes may
+// connect. A connection without a PeerCred, such as one of TCP, is refused.
 func Credentials() credentials.TransportCredentials { return transportCredentials{} }
 
 type transportCredentials struct{}
 
-// handshake returns the AuthInfo of c, which is a *shmconn.Conn, or wraps one and
-// has its PeerCred.
+// handshake returns the AuthInfo of c, which is a *shmconn.Conn, or wraps one
+// and has its PeerCred method.
 func handshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	p, ok := c.(interface {
 		PeerCred() (pid int, uid, gid uint32)
@@ -236,5 +240,6 @@ func (transportCredentials) Info() credentials.ProtocolInfo {
 
 func (c transportCredentials) Clone() credentials.TransportCredentials { return c }
 
-// OverrideServerName does nothing: there is no certificate whose name could be checked.
+// OverrideServerName does nothing: there is no certificate whose name could be
+// checked.
 func (transportCredentials) OverrideServerName(string) error { return nil }

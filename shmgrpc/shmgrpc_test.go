@@ -47,8 +47,8 @@ func TestMain(m *testing.M) {
 	os.Exit(runTests(m))
 }
 
-// runTests runs the tests in a directory of their own, and fails when they leave a
-// file in it.
+// runTests runs the tests in a directory of their own, and fails when they
+// leave a file in it.
 func runTests(m *testing.M) int {
 	var err error
 	if testDir, err = os.MkdirTemp("/dev/shm", "shmconn-test-grpc-"); err != nil {
@@ -150,7 +150,8 @@ func whoami(ctx context.Context, c grpc_testing.BenchmarkServiceClient, opts ...
 // own is this process, as a PeerCred prints it.
 var own = fmt.Sprintf("pid=%d,uid=%d,gid=%d", os.Getpid(), os.Getuid(), os.Getgid())
 
-// TestTargets are targets that reach a listener, and the authority that it is sent.
+// TestTargets are targets that reach a listener, and the authority that it is
+// sent.
 func TestTargets(t *testing.T) {
 	dir := filepath.Join(testDir, "a dir")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -195,7 +196,7 @@ func TestErrors(t *testing.T) {
 		"shm:///":                 "has no name: write shm:///feed",
 		"passthrough:///.x":       "dial shm .x: name starts with a dot",
 		"shm:///dir/":             "dial shm dir/: name, or its last element, is empty",
-		"shm:///" + "größe":       "dial shm größe: name holds something else",
+		"shm:///" + "größe":       "dial shm größe: name has characters other",
 		"shm:///nobody%2Fnothing": "dial shm nobody/nothing: ",
 	} {
 		cc, err := grpc.NewClient(target, shmgrpc.DialOptions(nil)...)
@@ -220,7 +221,8 @@ func (token) GetRequestMetadata(context.Context, ...string) (map[string]string, 
 }
 func (token) RequireTransportSecurity() bool { return true }
 
-// TestPeerCred has a server in another process: each end finds the other's numbers.
+// TestPeerCred has a server in another process: each end finds the other's
+// numbers.
 func TestPeerCred(t *testing.T) {
 	cmd := startServer(t, "other")
 	defer end(cmd)
@@ -239,8 +241,8 @@ func TestPeerCred(t *testing.T) {
 	sweep(t, "other")
 }
 
-// TestOtherConnections has the credentials refuse what is not a connection of shmconn,
-// at both ends.
+// TestOtherConnections has the credentials refuse what is not a connection of
+// shmconn, at both ends.
 func TestOtherConnections(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -275,8 +277,8 @@ func TestOtherConnections(t *testing.T) {
 	}
 }
 
-// TestSizes sends messages smaller and larger than the ring, calls and streams, from
-// several goroutines, to another process.
+// TestSizes sends messages smaller and larger than the ring, calls and streams,
+// from several goroutines, to another process.
 func TestSizes(t *testing.T) {
 	cmd := startServer(t, "sizes")
 	defer end(cmd)
@@ -350,8 +352,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// TestRestart kills the server's process and starts it again. A call that is made
-// while nobody listens waits for the next process, as the dial does.
+// TestRestart kills the server's process and starts it again. A call that is
+// made while nobody listens waits for the next process, as the dial does.
 func TestRestart(t *testing.T) {
 	c := connect(t, "shm:///again", shmgrpc.DialOptions(&shmconn.Dialer{Wait: -1})...)
 	cmd := startServer(t, "again")
@@ -385,7 +387,8 @@ func TestRestart(t *testing.T) {
 	sweep(t, "again")
 }
 
-// serveProcess serves name, and says the number of its process, until it is killed.
+// serveProcess serves name, and says the number of its process, until it is
+// killed.
 func serveProcess(name string) {
 	l, err := shmconn.Listen(name)
 	if err != nil {
@@ -397,7 +400,8 @@ func serveProcess(name string) {
 	os.Exit(1)
 }
 
-// startServer starts a process that serves name, and returns it when it listens.
+// startServer starts a process that serves name, and returns it when it
+// listens.
 func startServer(t *testing.T, name string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")

@@ -46,7 +46,8 @@ func ExampleRegister() {
 	// Output: hello from greeter, for /gopher
 }
 
-// A client for shared memory alone, that waits for a server which is not there yet.
+// A client for shared memory alone, that waits for a server which is not there
+// yet.
 func ExampleTransport() {
 	defer hello("patient")()
 	c := &http.Client{Transport: &shmhttp.Transport{Dialer: &shmconn.Dialer{Wait: -1}}}

@@ -1,44 +1,42 @@
-// Package shmhttp gives HTTP over shared memory a URL of its own:
-// http+shm://feed/path is /path at the server that listens on the name "feed" by
-// [shmconn.Listen].
+// Package shmhttp gives HTTP over shared memory a URL scheme of its own:
+// http+shm://feed/path is /path at the server that listens on the name "feed"
+// by [shmconn.Listen].
 //
 //	shmhttp.Register(http.DefaultTransport.(*http.Transport), nil)
 //	resp, err := http.Get("http+shm://feed/path")
 //
-// The server is any [http.Server], and its Serve is given the [shmconn.Listener].
+// The server is any [http.Server] whose Serve is given the [shmconn.Listener].
 //
 // # The host of a URL
 //
-// The host is the name of the listener, in upper and lower case as it is written:
-// this package and net/http keep the case, so "Feed" and "feed" are two listeners.
-// A port may be there, and means nothing: http+shm://feed:80/ is the same listener,
-// on the same connections.
+// The host is the name of the listener. Case counts: this package and net/http
+// keep it, so "Feed" and "feed" are two listeners. A port is allowed and means
+// nothing: http+shm://feed:80/ is the same listener, on the same connections.
 //
-// A name in another directory holds slashes, which the host of a URL must not.
-// There a comma stands for a slash: http+shm://,shared,feed/path is the listener
-// "/shared/feed". [Host] writes the host for any name. A percent sign is no way
-// out: net/url refuses %2F in a host. And a form with the directory in the path
-// would lose it at the first redirection to "/login".
+// A name in another directory has slashes, which the host of a URL must not
+// have. A comma stands for a slash there: http+shm://,shared,feed/path is the
+// listener "/shared/feed". [Host] returns the host for any name. (Neither
+// alternative works: net/url refuses %2F in a host, and a directory in the path
+// would be lost at the first redirection to "/login".)
 //
-// The server gets the last element of the name in the Host header, with the port
-// if there is one: "feed". [http.Request.Host] replaces it.
+// The Host header has the last element of the name, with the port if there is
+// one: "feed". [http.Request.Host] replaces it.
 //
 // # When the server's process dies
 //
-// A request that waits for its response fails, with [syscall.ECONNRESET] in its
-// error. A kept connection on which nothing is under way is dropped when its end
-// shows, within some milliseconds. Where a request comes before that, net/http
-// sends it again over HTTP/1 if that is safe: if its method is GET, HEAD, OPTIONS or
-// TRACE, or it has an Idempotency-Key. Over HTTP/2 it does not, and the request fails
-// with ECONNRESET or [syscall.EPIPE]. With Wait of [shmconn.Dialer] requests wait for
-// the next process.
+// A request that waits for its response fails with [syscall.ECONNRESET]. An
+// idle connection is dropped within some milliseconds. If a request comes
+// before that, net/http sends it again over HTTP/1 if that is safe: if its
+// method is GET, HEAD, OPTIONS or TRACE, or it has an Idempotency-Key. Over
+// HTTP/2 it does not, and the request fails with ECONNRESET or [syscall.EPIPE].
+// With Wait of [shmconn.Dialer] requests wait for the next process.
 //
 // # What is different from http
 //
-// A [net/http/cookiejar.Jar] keeps no cookies for a scheme that is not http or
-// https. A redirection to http:// leaves shared memory. There is no TLS: who may
-// dial is decided by the listener, see [shmconn.ListenConfig].Mode and
-// [shmconn.Dialer].AllowUID.
+// A [net/http/cookiejar.Jar] keeps cookies only for http and https. A
+// redirection to http:// leaves shared memory. There is no TLS: the listener
+// decides who may dial (Mode of [shmconn.ListenConfig]), and the dialer which
+// user may listen (AllowUID of [shmconn.Dialer]).
 package shmhttp
 
 import (
@@ -61,30 +59,30 @@ import (
 // Scheme is the scheme of the URLs that a [Transport] takes.
 const Scheme = "http+shm"
 
-// A Transport makes requests to URLs of the scheme http+shm. It is an
-// [http.RoundTripper]: for the Transport of an [http.Client] or of an
-// [net/http/httputil.ReverseProxy] that speaks to shared memory only. [Register]
-// teaches the scheme to a transport for other URLs.
+// A Transport makes requests to URLs of the scheme http+shm only. It is an
+// [http.RoundTripper], for an [http.Client] or an
+// [net/http/httputil.ReverseProxy]. [Register] adds the scheme to a transport
+// for other URLs.
 //
-// The zero Transport is ready to use. Connections are kept for later requests, for
-// each listener its own. Any number of goroutines may use a Transport at the same
+// The zero Transport is ready to use. It keeps idle connections to each
+// listener for later requests. Any number of goroutines may use it at the same
 // time. Its fields must not be changed after the first request.
 type Transport struct {
-	// Dialer makes the connections. Nil is the zero [shmconn.Dialer]. With its
-	// Wait a request waits for a server that starts, or starts again.
+	// Dialer makes the connections. nil means the zero [shmconn.Dialer]. With
+	// its Wait, a request waits for a server that starts, or restarts.
 	Dialer *shmconn.Dialer
 
-	// Base has the settings of the connections: how many are kept, for how long,
-	// how long to wait for a header, the size of buffers, Protocols (see below).
-	// They are copied at the first request. Base itself makes no connection, and
-	// what it says of proxies, dialing and TLS is not used.
+	// Base has the settings of the connections: how many idle ones to keep and
+	// for how long, how long to wait for a header, sizes of buffers, Protocols.
+	// They are copied at the first request. Base itself makes no connection,
+	// and its settings for proxies, dialing and TLS are not used.
 	//
-	// Nil keeps up to 100 connections, all of them to one listener if need be,
-	// for 90 seconds each, and asks for no compression: to make a connection, or
-	// to compress, takes longer than to send a page through memory.
+	// nil keeps up to 100 idle connections, even all to one listener, for 90
+	// seconds each, and asks for no compression: making a connection, or
+	// compressing, takes longer than sending a page through memory.
 	//
-	// HTTP/2 without TLS is spoken where Protocols has UnencryptedHTTP2 and not
-	// HTTP1, as for http URLs. The server has to have UnencryptedHTTP2, too.
+	// HTTP/2 without TLS is used if Protocols has UnencryptedHTTP2 and not
+	// HTTP1, as for http URLs. The server must have UnencryptedHTTP2, too.
 	Base *http.Transport
 
 	once  sync.Once
@@ -93,23 +91,24 @@ type Transport struct {
 
 var _ http.RoundTripper = (*Transport)(nil)
 
-// Register has t take URLs of the scheme http+shm, too, besides those that it takes
-// already. Connections are made by d, nil being the zero [shmconn.Dialer].
+// Register makes t accept URLs of the scheme http+shm, too. d makes the
+// connections; nil means the zero [shmconn.Dialer].
 //
-// They belong to the Transport that Register returns, whose Base is t: so t's
-// settings hold for them, but they count by themselves, and its
-// [Transport.CloseIdleConnections] closes them where t's does not. Nothing of t's
-// other requests changes, and t may be in use already. Register panics when t has
-// the scheme already.
+// They belong to the Transport that Register returns, whose Base is t. So t's
+// settings apply to them, but they are counted separately, and only that
+// Transport's [Transport.CloseIdleConnections] closes them. t's other requests
+// do not change, and t may be in use already. Register panics if t has the
+// scheme already.
 func Register(t *http.Transport, d *shmconn.Dialer) *Transport {
 	own := &Transport{Dialer: d, Base: t}
 	t.RegisterProtocol(Scheme, own)
 	return own
 }
 
-// RoundTrip sends req to the listener that its URL names, and returns the response.
-// It waits and is canceled as [http.Transport.RoundTrip] is. When no connection can
-// be had, the error is that of [shmconn.Dialer.DialConn], which says the name.
+// RoundTrip sends req to the listener that its URL names, and returns the
+// response. It waits and is canceled as [http.Transport.RoundTrip] is. If it
+// cannot get a connection, the error is that of [shmconn.Dialer.DialConn],
+// which has the name.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	name, err := nameIn(req.URL)
 	if err != nil {
@@ -137,10 +136,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// CloseIdleConnections closes the connections that no request uses now. They are
-// made again when they are needed. [http.Client.CloseIdleConnections] calls it
-// where t is the client's Transport. A process that ends should have called it:
-// otherwise the server takes its end for a crash.
+// CloseIdleConnections closes the connections that no request uses now; later
+// requests make new ones. [http.Client.CloseIdleConnections] calls it if t is
+// the client's Transport. Call it before the process ends: otherwise the server
+// sees a crash.
 func (t *Transport) CloseIdleConnections() { t.transport().CloseIdleConnections() }
 
 func (t *Transport) transport() *http.Transport {
@@ -162,7 +161,7 @@ func (t *Transport) transport() *http.Transport {
 	return t.inner
 }
 
-// dial dials the listener whose Host is in address, which has a port, too.
+// dial dials the listener whose Host, with a port, is address.
 func (t *Transport) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -179,7 +178,7 @@ func (t *Transport) dial(ctx context.Context, _, address string) (net.Conn, erro
 	return c, nil
 }
 
-// nameIn returns the name of the listener that u is about.
+// nameIn returns the name of the listener in u.
 func nameIn(u *url.URL) (string, error) {
 	switch {
 	case u == nil:
@@ -201,11 +200,11 @@ func nameIn(u *url.URL) (string, error) {
 
 const upperHex = "0123456789ABCDEF"
 
-// Host returns the host of the URLs of the listener on name, as name is at
-// [shmconn.ListenConfig.Listen]: "feed" for "feed", and ",shared,feed" for
-// "/shared/feed". A byte of the directory that is no letter, digit, ".", "_", "-" or
-// "~" becomes "=" and two hexadecimal digits: "=20" is a space. It does not check the
-// name; the dial does.
+// Host returns the host of the URLs of the listener on name, as
+// [shmconn.ListenConfig.Listen] takes it: "feed" for "feed", and ",shared,feed"
+// for "/shared/feed". Other bytes than letters, digits, ".", "_", "-" and "~"
+// become "=" and two hexadecimal digits: "=20" is a space. Host does not check
+// the name; the dial does.
 func Host(name string) string {
 	var b strings.Builder
 	for i := range len(name) {
@@ -222,7 +221,8 @@ func Host(name string) string {
 	return b.String()
 }
 
-// decode is the inverse of Host. It takes bytes, too, that Host does not write.
+// decode is the inverse of Host. It also accepts bytes that Host does not
+// write.
 func decode(host string) (string, error) {
 	var b strings.Builder
 	for i := 0; i < len(host); i++ {

@@ -77,8 +77,8 @@ func serve(t *testing.T, name string, h http.Handler) *server {
 	return s
 }
 
-// client returns a client of the version of HTTP, or of both where the server may
-// choose.
+// client returns a client of the version of HTTP, or of both where the server
+// may choose.
 func client(t *testing.T, d *shmconn.Dialer, version string) *http.Client {
 	tr := &Transport{Dialer: d, Base: &http.Transport{Protocols: protocols(version), MaxIdleConnsPerHost: 8}}
 	t.Cleanup(tr.CloseIdleConnections)
@@ -214,9 +214,9 @@ func TestErrors(t *testing.T) {
 		{"http+shm://nobody/x", "dial shm nobody: ", syscall.ECONNREFUSED},
 		{"http+shm://nobody/x", os.Getenv("SHMCONN_DIR") + "/shmconn.nobody", syscall.ECONNREFUSED},
 		{"http+shm://,no,such,dir,feed/x", "dial shm /no/such/dir/feed: ", syscall.ECONNREFUSED},
-		{"http+shm://a=20b/x", "dial shm a b: name holds something else than letters", nil},
+		{"http+shm://a=20b/x", "dial shm a b: name has characters other than letters", nil},
 		{"http+shm://.feed/x", "dial shm .feed: name starts with a dot", nil},
-		{"http+shm://größe/x", "dial shm größe: name holds something else", nil},
+		{"http+shm://größe/x", "dial shm größe: name has characters other", nil},
 		{"http+shm:///shared/feed", "has no host: write http+shm://feed/ for the listener \"feed\", and http+shm://,shared,feed/ for \"/shared/feed\"", nil},
 		{"http+shm:feed", "has no host", nil},
 		{"http+shm://:80/", "has no host", nil},
@@ -345,8 +345,8 @@ func TestKeepAlive(t *testing.T) {
 	})
 }
 
-// TestZero uses the zero Transport, and that it keeps a connection for each of many
-// requests at once.
+// TestZero uses the zero Transport, and that it keeps a connection for each of
+// many requests at once.
 func TestZero(t *testing.T) {
 	const many = 20
 	var arrived sync.WaitGroup
@@ -491,7 +491,8 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
-// TestReverseProxy has a server on TCP pass requests on, an upgraded one included.
+// TestReverseProxy has a server on TCP pass requests on, an upgraded one
+// included.
 func TestReverseProxy(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.Handle("/api/", say("backend"))
@@ -552,7 +553,8 @@ func serveProcess(name string) {
 	os.Exit(1)
 }
 
-// startServer starts a process that serves name, and returns it when it listens.
+// startServer starts a process that serves name, and returns it when it
+// listens.
 func startServer(t *testing.T, name string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
@@ -571,9 +573,10 @@ func startServer(t *testing.T, name string) *exec.Cmd {
 	return cmd
 }
 
-// getRestarted gets the body, or the error's text. On HTTP/1 no error is in order. On
-// HTTP/2 one may be: a request that goes out on a connection before its end shows
-// is sent again by net/http on HTTP/1 alone, as the package comment says.
+// getRestarted gets the body, or the error's text. On HTTP/1 no error is in
+// order. On HTTP/2 one may be: a request that goes out on a connection before
+// its end shows is sent again by net/http on HTTP/1 alone, as the package
+// comment says.
 func getRestarted(c *http.Client, version string) string {
 	for {
 		resp, err := c.Get("http+shm://restarted/")
@@ -592,9 +595,9 @@ func getRestarted(c *http.Client, version string) string {
 	}
 }
 
-// TestRestart kills the server's process between two requests, again and again. The
-// next request goes to the process after it, whether that listens before or only
-// while the request waits.
+// TestRestart kills the server's process between two requests, again and again.
+// The next request goes to the process after it, whether that listens before or
+// only while the request waits.
 func TestRestart(t *testing.T) {
 	onVersions(t, func(t *testing.T, version string) {
 		c := client(t, &shmconn.Dialer{Wait: time.Minute}, version)

@@ -1,5 +1,6 @@
-// Package stats adds up what the connections of a program have counted, for
-// package expvar and whatever else publishes figures. A [Set] is an expvar.Var:
+// Package stats adds up the counters of a program's connections, for package
+// expvar and for anything else that publishes figures. A [Set] is an
+// expvar.Var:
 //
 //	var conns stats.Set
 //	expvar.Publish("shmconn", &conns)
@@ -21,16 +22,17 @@ import (
 	"shmconn"
 )
 
-// A Set holds connections, each until it is closed, and what those counted that
-// were. The zero Set is empty and ready to use, by any number of goroutines.
+// A Set holds connections until they are closed, and the sums of those that
+// were closed. The zero Set is empty and ready to use. Any number of goroutines
+// may use it at the same time.
 //
-// A Set does not keep a connection alive. Where one is dropped without Close,
-// what it has counted since the last Snapshot is lost.
+// A Set does not keep a connection alive. If a connection is dropped without
+// Close, what it has counted since the last Snapshot is lost.
 type Set struct {
 	mu       sync.Mutex // guards the following
 	conns    []*member
 	doors    []*door
-	names    map[string]*Name // what was closed counted, and how many were added
+	names    map[string]*Name // sums of closed connections, and how many were added
 	lastID   uint64
 	lastDoor uint64
 }
@@ -50,22 +52,22 @@ type door struct {
 	listener weak.Pointer[shmconn.Listener]
 }
 
-// A Snapshot is what a [Set] holds at a moment.
+// A Snapshot is the contents of a [Set] at one moment.
 type Snapshot struct {
 	Names     []Name     // sorted
 	Conns     []Conn     // those that are open, the oldest first
 	Listeners []Listener // those that are listening, the oldest first
 }
 
-// A Listener is one that is listening.
+// A Listener is a listener that is open.
 type Listener struct {
 	ID   uint64 // of this Set, from 1
 	Name string
 	shmconn.ListenerStats
 }
 
-// A Name is the sum of the connections with a name, those that were closed
-// included. It never falls, but for Open and Buffered.
+// A Name is the sum over all connections with one name, closed ones included.
+// Only Open and Buffered ever fall.
 type Name struct {
 	Name         string
 	Added        uint64 // connections, ever
@@ -105,8 +107,8 @@ func (s *Set) Add(c *shmconn.Conn) {
 	s.name(name).Added++
 }
 
-// name returns the sum of a name, whose fields are the callers' while they hold
-// mu.
+// name returns the sum of a name. The caller must hold mu while it uses the
+// fields.
 func (s *Set) name(name string) *Name {
 	n := s.names[name]
 	if n == nil {
@@ -119,8 +121,8 @@ func (s *Set) name(name string) *Name {
 	return n
 }
 
-// Listener adds l to s until it is closed, and returns it with an Accept that
-// adds the connections that it returns.
+// Listener adds l to s until l is closed, and returns it with an Accept that
+// adds to s the connections that it returns.
 func (s *Set) Listener(l *shmconn.Listener) net.Listener {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +148,8 @@ func (l *listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// DialContext returns d.DialContext, but that it adds what it returns to s.
+// DialContext returns d.DialContext, but with the connections that it returns
+// added to s.
 func (s *Set) DialContext(d *shmconn.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := d.DialContext(ctx, network, address)
@@ -157,8 +160,8 @@ func (s *Set) DialContext(d *shmconn.Dialer) func(ctx context.Context, network, 
 	}
 }
 
-// Snapshot returns what s holds now. It asks each connection, and waits for
-// none.
+// Snapshot returns the contents of s now. It asks each connection, and waits
+// for none.
 func (s *Set) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -227,7 +230,7 @@ func (s *Set) String() string {
 	var b strings.Builder
 	e := json.NewEncoder(&b)
 	if err := e.Encode(s.Snapshot()); err != nil {
-		return "null" // which it cannot come to: there are only numbers and strings
+		return "null" // not reached: there are only numbers and strings
 	}
 	return strings.TrimSpace(b.String())
 }

@@ -156,7 +156,8 @@ var (
 	anyBlank  = regexp.MustCompile(`\s+`)
 )
 
-// modelLabels returns the labels of each labelled line of the models, by "file: line".
+// modelLabels returns the labels of each labelled line of the models, by "file:
+// line".
 func modelLabels(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("*.pml")
@@ -226,8 +227,8 @@ func codeLabels(t *testing.T) map[string][]string {
 	return labels
 }
 
-// functionAt returns the name of the function that has the position, as "type.name" if it
-// is a method.
+// functionAt returns the name of the function that has the position, as
+// "type.name" if it is a method.
 func functionAt(f *ast.File, pos token.Pos) string {
 	for _, decl := range f.Decls {
 		d, ok := decl.(*ast.FuncDecl)
@@ -246,8 +247,9 @@ func functionAt(f *ast.File, pos token.Pos) string {
 	return ""
 }
 
-// TestLabels checks that the models and the code have the same labels, and that the table
-// in the README says of every labelled line of the models where it is in the code.
+// TestLabels checks that the models and the code have the same labels, and that
+// the table in the README says of every labelled line of the models where it is
+// in the code.
 func TestLabels(t *testing.T) {
 	models, code := modelLabels(t), codeLabels(t)
 	in := make(map[string]bool) // labels of the models
@@ -307,7 +309,7 @@ func TestLabels(t *testing.T) {
 	}
 }
 
-// sorted returns the different lists of labels among those of lines that are the same.
+// sorted returns the different lists of labels among those of equal lines.
 func sorted(labels string) []string {
 	list := strings.Split(labels, "; ")
 	slices.Sort(list)

@@ -1,5 +1,5 @@
-// Command picture makes an SVG of a terminal's screen, as "tmux capture-pane -e -p" prints
-// it: go run ./docs/picture <screen >picture.svg. See top.sh.
+// Command picture makes an SVG of a terminal's screen, as "tmux capture-pane -e
+// -p" prints it: go run ./docs/picture <screen >picture.svg. See top.sh.
 package main
 
 import (
@@ -118,7 +118,8 @@ func (st style) write(b *strings.Builder, text string, column, row int) {
 	if st.underline {
 		more += ` text-decoration="underline"`
 	}
-	// Word by word, each where it belongs: how wide a space is depends on who shows it.
+	// Word by word, each where it belongs: how wide a space is depends on who
+	// shows it.
 	for word := range strings.SplitSeq(text, " ") {
 		n := utf8.RuneCountInString(word)
 		if n > 0 {

@@ -1,6 +1,6 @@
-// Command fallback is a client that does not care where its server is: on this machine
-// it dials shared memory, elsewhere TCP with TLS. Both ends are what they would be
-// otherwise; the choice is that of package shmconn/fallback.
+// Command fallback is a client that does not care where its server is: on this
+// machine it dials shared memory, elsewhere TCP with TLS. Both ends are what
+// they would be otherwise; the choice is that of package shmconn/fallback.
 //
 //	go run ./examples/fallback
 package main
@@ -34,7 +34,8 @@ func main() {
 	}
 }
 
-// run serves on both, asks twice, ends the server on shared memory, and asks twice again.
+// run serves on both, asks twice, ends the server on shared memory, and asks
+// twice again.
 func run(ctx context.Context, stdout io.Writer) error {
 	serverTLS, clientTLS, err := certificates()
 	if err != nil {
@@ -103,8 +104,8 @@ func ask(ctx context.Context, s *fallback.Server, stdout io.Writer) error {
 	return nil
 }
 
-// certificates returns the configurations of a server with a new key and of a client
-// that trusts it.
+// certificates returns the configurations of a server with a new key and of a
+// client that trusts it.
 func certificates() (server, client *tls.Config, err error) {
 	public, private, err := ed25519.GenerateKey(nil)
 	if err != nil {

@@ -21,7 +21,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// A listener that is not to be trusted is an error, and nothing to fall back on.
+// A listener that is not to be trusted is an error, and nothing to fall back
+// on.
 func TestNotTrusted(t *testing.T) {
 	exampletest.PrivateNames(t)
 	l, err := shmconn.Listen("planted")

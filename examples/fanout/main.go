@@ -25,8 +25,8 @@ import (
 // A tick is a sequence number and a price, eight bytes each.
 const tickSize = 16
 
-// patience is how many ticks in a row a strategy may miss.
-const patience = 1 << 20
+// maxMissed is how many ticks in a row a strategy may miss.
+const maxMissed = 1 << 20
 
 // A feed gives each tick to all who are connected.
 type feed struct {
@@ -45,7 +45,7 @@ func (f *feed) publish(tick []byte) {
 			f.conns[c] = 0
 		case err != nil: // it has gone
 			f.remove(c)
-		case missed == patience:
+		case missed == maxMissed:
 			f.remove(c)
 		default:
 			f.conns[c] = missed + 1

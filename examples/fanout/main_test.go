@@ -16,7 +16,8 @@ import (
 
 func TestMain(m *testing.M) { exampletest.Main(m, main) }
 
-// Each strategy accounts for all ticks, up to those that the feed had for it after its last.
+// Each strategy accounts for all ticks, up to those that the feed had for it
+// after its last.
 func TestRun(t *testing.T) {
 	exampletest.PrivateNames(t)
 	const ticks = 200_000
@@ -45,8 +46,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// A strategy that has had no room for a while goes on with the next tick that there is room for,
-// and knows how many it has missed.
+// A strategy that has had no room for a while goes on with the next tick that
+// there is room for, and knows how many it has missed.
 func TestMissed(t *testing.T) {
 	exampletest.PrivateNames(t)
 	lc := shmconn.ListenConfig{RingSize: 4096}
@@ -85,8 +86,8 @@ func TestMissed(t *testing.T) {
 	}
 }
 
-// A strategy that does not read at all gets whole ticks only, holds up nobody, and is thrown
-// out after a while.
+// A strategy that does not read at all gets whole ticks only, holds up nobody,
+// and is thrown out after a while.
 func TestThrownOut(t *testing.T) {
 	exampletest.PrivateNames(t)
 	lc := shmconn.ListenConfig{RingSize: 4096}
@@ -110,7 +111,7 @@ func TestThrownOut(t *testing.T) {
 	for ; f.count() > 0; n++ {
 		binary.LittleEndian.PutUint64(tick, uint64(n))
 		f.publish(tick)
-		if n > 2*patience {
+		if n > 2*maxMissed {
 			t.Fatal("it is still there")
 		}
 	}

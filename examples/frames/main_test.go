@@ -20,7 +20,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// A frame that is cut short, and one that is too long, are errors, whichever way it is read.
+// A frame that is cut short, and one that is too long, are errors, whichever
+// way it is read.
 func TestErrors(t *testing.T) {
 	for _, tt := range []struct {
 		name, sent string
@@ -58,7 +59,8 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// Frames longer than a batch, and batches that do not come out even, arrive as they were sent.
+// Frames longer than a batch, and batches that do not come out even, arrive as
+// they were sent.
 func TestLengths(t *testing.T) {
 	a, b := exampletest.Pair(t, 4096)
 	lengths := []int{0, 1, 2000, 2044, 7, 0, 1024, 2044, 3}

@@ -177,9 +177,9 @@ func runBoth(ctx context.Context, c config, stdout io.Writer) error {
 	return nil
 }
 
-// acceptOne reads what the first who dials writes, and returns how many integers
-// that were. It closes l as soon as it has accepted, so that the name is free
-// again, whatever becomes of this process.
+// acceptOne reads what the first who dials writes, and returns how many
+// integers that were. It closes l as soon as it has accepted, so that the name
+// is free again, whatever becomes of this process.
 func acceptOne(ctx context.Context, c config, l net.Listener, stdout io.Writer) (uint32, error) {
 	defer l.Close()
 	conn, err := l.Accept()
@@ -224,8 +224,8 @@ func consumeFrom(conn net.Conn, c config) (n uint32, err error) {
 	return n, err
 }
 
-// closeWith closes conn when ctx is cancelled. The function it returns closes conn,
-// or waits until that has been done.
+// closeWith closes conn when ctx is cancelled. The function it returns closes
+// conn, or waits until that has been done.
 func closeWith(ctx context.Context, conn net.Conn) (closeConn func() error) {
 	closeConn = sync.OnceValue(conn.Close)
 	context.AfterFunc(ctx, func() { closeConn() })

@@ -36,9 +36,9 @@ func produce(w io.Writer, count uint32, chunk int) (writes int, err error) {
 // readSize is how many bytes consume asks a Read for.
 const readSize = 64 << 10
 
-// consume reads integers from r until the zero, checks that they are 1, 2, 3, ...
-// and that nothing comes after the zero, and returns how many there were before
-// it. An integer out of sequence is a [*sequenceError].
+// consume reads integers from r until the zero, checks that they are 1, 2, 3,
+// ... and that nothing comes after the zero, and returns how many there were
+// before it. An integer out of sequence is a [*sequenceError].
 func consume(r io.Reader) (uint32, error) {
 	buf := make([]byte, readSize)
 	held := 0 // bytes of an integer whose rest has not come yet

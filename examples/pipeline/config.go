@@ -76,8 +76,8 @@ func isSet(flags *flag.FlagSet, name string) bool {
 	return set
 }
 
-// load loads the prices and decides who gets which. After it, nothing can be wrong
-// with the input any more.
+// load loads the prices and decides who gets which. After it, nothing can be
+// wrong with the input any more.
 func (c *config) load(stdin io.Reader) error {
 	var err error
 	if c.quotes, err = market.Load(c.data, stdin); err != nil {

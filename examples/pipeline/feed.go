@@ -92,9 +92,9 @@ func (f *feed) subscribe(strategy *market.Link) error {
 	}
 }
 
-// replay sends all quotes loops times, and ends the links. The prices of one date
-// are due at one time. As long as the next ones are due already, it goes on
-// before it flushes: the buffers then are flushed as they fill.
+// replay sends all quotes loops times, and ends the links. The prices of one
+// date are due at one time. As long as the next ones are due already, it goes
+// on before it flushes: the buffers then are flushed as they fill.
 func (f *feed) replay(ctx context.Context) error {
 	days := market.ByDate(f.quotes)
 	p := market.NewPacer(f.rate)
@@ -144,8 +144,9 @@ func (f *feed) flush() error {
 	return nil
 }
 
-// tellProgress tells from time to time how many prices have been sent, until stop
-// is called. The sending goroutine has no part in it, so that it costs no latency.
+// tellProgress tells from time to time how many prices have been sent, until
+// stop is called. The sending goroutine has no part in it, so that it costs no
+// latency.
 func (f *feed) tellProgress(tell func(report)) (stop func()) {
 	ticker := time.NewTicker(100 * time.Millisecond)
 	done, gone := make(chan struct{}), make(chan struct{})

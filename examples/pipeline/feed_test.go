@@ -11,8 +11,8 @@ import (
 	"shmconn/examples/internal/transport"
 )
 
-// startFeed runs a feed handler in this process, and returns its address and what
-// it returns in the end.
+// startFeed runs a feed handler in this process, and returns its address and
+// what it returns in the end.
 func startFeed(t *testing.T, j job) (string, <-chan error) {
 	t.Helper()
 	address, ended := make(chan string, 1), make(chan error, 1)
@@ -44,8 +44,9 @@ func dialFeed(t *testing.T, network, address string, symbols ...market.Symbol) *
 	return l
 }
 
-// A strategy gets all the prices of the symbols it has asked for, in their order,
-// and no others: whether others get the same ones, it asks twice, or for nothing.
+// A strategy gets all the prices of the symbols it has asked for, in their
+// order, and no others: whether others get the same ones, it asks twice, or for
+// nothing.
 func TestSubscription(t *testing.T) {
 	quotes, err := market.Load("", nil)
 	if err != nil {
@@ -76,8 +77,8 @@ func TestSubscription(t *testing.T) {
 	}
 }
 
-// checkPrices receives prices until the end, and checks that they are those of the
-// symbols, and all of them.
+// checkPrices receives prices until the end, and checks that they are those of
+// the symbols, and all of them.
 func checkPrices(t *testing.T, l *market.Link, quotes []market.Quote, loops int, symbols []market.Symbol) {
 	t.Helper()
 	asked := make(map[market.Symbol]bool)

@@ -112,7 +112,8 @@ func open(ctx context.Context, conn net.Conn) (*book, *market.Link, error) {
 	return &book{strategy: int(m.Strategy), latency: newHistogram()}, strategy, nil
 }
 
-// newHistogram returns a histogram of nanoseconds, from 1 to one hour, to 3 digits.
+// newHistogram returns a histogram of nanoseconds, from 1 to one hour, to 3
+// digits.
 func newHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, time.Hour.Nanoseconds(), 3)
 }

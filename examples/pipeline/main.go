@@ -1,7 +1,7 @@
-// Command pipeline is a small trading system of several processes: a feed handler
-// replays prices, strategies subscribe to symbols and decide by moving averages,
-// and an order gateway takes their orders. Every link between them is a net.Conn,
-// over shared memory, Unix sockets or TCP.
+// Command pipeline is a small trading system of several processes: a feed
+// handler replays prices, strategies subscribe to symbols and decide by moving
+// averages, and an order gateway takes their orders. Every link between them is
+// a net.Conn, over shared memory, Unix sockets or TCP.
 //
 //	              prices of MSFT, IBM, AAPL              orders
 //	             ┌─────────────────────────▶ strategy 0 ────────┐
@@ -18,7 +18,8 @@
 //	go run ./examples/pipeline -data prices.csv
 //	go run ./examples/pipeline -rate 0 -loops 2000
 //
-// The prices are lines "symbol,date,price". Those of one date are sent together.
+// The prices are lines "symbol,date,price". Those of one date are sent
+// together.
 //
 // # What is measured
 //
@@ -31,10 +32,10 @@
 // takes them. Then messages/s is the figure to look at, and the latency is
 // mostly that of waiting in full buffers.
 //
-// Processes that poll need a processor each. On a machine that has fewer, they wait
-// for each other's time slices: try -busypoll 1ns there, with which shared memory
-// parks at once, and a -rate that leaves the processors idle in between. Where
-// there are enough, try -busypoll -1ns, with which it never parks.
+// Processes that poll need a processor each. On a machine that has fewer, they
+// wait for each other's time slices: try -busypoll 1ns there, with which shared
+// memory parks at once, and a -rate that leaves the processors idle in between.
+// Where there are enough, try -busypoll -1ns, with which it never parks.
 package main
 
 import (

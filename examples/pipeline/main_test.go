@@ -17,7 +17,8 @@ import (
 
 func TestMain(m *testing.M) { exampletest.Main(m, main) }
 
-// runPipeline runs the command, and returns what it wrote to stdout, and the orders.
+// runPipeline runs the command, and returns what it wrote to stdout, and the
+// orders.
 func runPipeline(t *testing.T, stdin string, args ...string) (stdout string, orders []byte) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "orders.csv")
@@ -66,8 +67,8 @@ var closes = func() []market.Quote {
 	return quotes
 }()
 
-// The orders are the same bytes over all networks, and those that were calculated
-// without any.
+// The orders are the same bytes over all networks, and those that were
+// calculated without any.
 func TestNetworks(t *testing.T) {
 	want := wantOrders(closes, 4, []string{"MSFT", "IBM", "GOOG"}, []string{"AMZN", "AAPL"})
 	for _, network := range transport.Networks {

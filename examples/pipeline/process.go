@@ -18,10 +18,10 @@ import (
 	"shmconn/examples/internal/transport"
 )
 
-// The command starts its processes by running itself again with a role as its only
-// argument. A process reads its job from stdin, as JSON, and writes reports to
-// stdout. It stops when stdin ends, and so does not outlive the command, however
-// that ended.
+// The command starts its processes by running itself again with a role as its
+// only argument. A process reads its job from stdin, as JSON, and writes
+// reports to stdout. It stops when stdin ends, and so does not outlive the
+// command, however that ended.
 
 // A job is what a process is to do.
 type job struct {
@@ -124,8 +124,8 @@ type process struct {
 	address chan string // receives where it listens
 }
 
-// start starts a process and gives it its job. Its reports go to handle, which may
-// be nil, on a goroutine of the process; the last before wait returns.
+// start starts a process and gives it its job. Its reports go to handle, which
+// may be nil, on a goroutine of the process; the last before wait returns.
 func (c *crew) start(name string, j job, handle func(report)) *process {
 	p := &process{name: name, address: make(chan string, 1)}
 	if err := p.start(c.ctx, j.Role); err != nil {
@@ -190,8 +190,8 @@ func (p *process) wait() error {
 	}
 }
 
-// listening waits until p listens, and returns its address, or "" if c was stopped
-// before that.
+// listening waits until p listens, and returns its address, or "" if c was
+// stopped before that.
 func (c *crew) listening(p *process) string {
 	select {
 	case address := <-p.address:
@@ -209,8 +209,8 @@ func (p *process) pid() int {
 	return p.cmd.Process.Pid
 }
 
-// fail notes that a process has failed, and stops the others. That it was stopped
-// is no failure.
+// fail notes that a process has failed, and stops the others. That it was
+// stopped is no failure.
 func (c *crew) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

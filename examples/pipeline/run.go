@@ -32,8 +32,8 @@ func (o *outcome) perSecond() float64 {
 	return float64(o.fed) / time.Duration(o.Ended-o.began).Seconds()
 }
 
-// run runs the pipeline over network, and returns when all its processes have ended
-// and nothing of it is left.
+// run runs the pipeline over network, and returns when all its processes have
+// ended and nothing of it is left.
 func (c *config) run(ctx context.Context, network string, stdout io.Writer) (outcome, error) {
 	t := transport.Transport{Network: network, BusyPoll: c.busyPoll}
 	o := outcome{network: network}
@@ -83,7 +83,8 @@ func (c *config) run(ctx context.Context, network string, stdout io.Writer) (out
 	return o, err
 }
 
-// newBar returns a progress bar for so many prices, on stderr if that is a terminal.
+// newBar returns a progress bar for so many prices, on stderr if that is a
+// terminal.
 func newBar(network string, prices int) *progressbar.ProgressBar {
 	return progressbar.NewOptions(prices,
 		progressbar.OptionSetDescription(network),
@@ -115,7 +116,8 @@ func (c *config) printInput(w io.Writer) {
 		len(c.quotes), len(market.SymbolsOf(c.quotes)), c.loops, len(c.subscriptions), pace)
 }
 
-// printOrders prints for each symbol what was fed, to whom, and what was ordered.
+// printOrders prints for each symbol what was fed, to whom, and what was
+// ordered.
 func (c *config) printOrders(w io.Writer, o outcome) {
 	prices := make(map[market.Symbol]int)
 	for _, q := range c.quotes {

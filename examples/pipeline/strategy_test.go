@@ -18,8 +18,8 @@ func average(prices []market.Amount, n, scale int) market.Amount {
 	return sum * market.Amount(scale)
 }
 
-// A slowCrossover is a crossover that keeps all prices and adds them up anew every
-// time.
+// A slowCrossover is a crossover that keeps all prices and adds them up anew
+// every time.
 type slowCrossover struct {
 	prices []market.Amount
 	side   market.Side
@@ -65,8 +65,8 @@ func TestCrossover(t *testing.T) {
 	}
 }
 
-// A rise after a fall is bought and a fall after a rise sold, once each; where it
-// starts, and where prices do not move, nothing is done.
+// A rise after a fall is bought and a fall after a rise sold, once each; where
+// it starts, and where prices do not move, nothing is done.
 func TestCrossoverGolden(t *testing.T) {
 	var c market.Crossover
 	var got []string

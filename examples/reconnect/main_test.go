@@ -20,7 +20,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// Without a server, and with one that does not answer, the context ends the wait.
+// Without a server, and with one that does not answer, the context ends the
+// wait.
 func TestCancelled(t *testing.T) {
 	exampletest.PrivateNames(t)
 	ask := func() error {

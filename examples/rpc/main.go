@@ -1,5 +1,5 @@
-// Command rpc is a net/rpc server, and its client in another process, over shared
-// memory. Each needs one line that it would not need over TCP.
+// Command rpc is a net/rpc server, and its client in another process, over
+// shared memory. Each needs one line that it would not need over TCP.
 //
 //	go run ./examples/rpc
 package main

@@ -1,6 +1,7 @@
-// Command sidecar is two containers that share nothing but a volume: a server that listens
-// in it, and a client. They may run as different users and have no process, network or
-// IPC namespace in common; compose.yaml and pod.yaml beside this file start them so.
+// Command sidecar is two containers that share nothing but a volume: a server
+// that listens in it, and a client. They may run as different users and have no
+// process, network or IPC namespace in common; compose.yaml and pod.yaml beside
+// this file start them so.
 //
 //	go run ./examples/sidecar                          # both, in a directory of their own
 //	go run ./examples/sidecar -listen /shared/feed
@@ -51,7 +52,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	return errors.New("give one of -listen and -dial, or neither")
 }
 
-// both serves in a directory that it makes, and runs this command again as the client.
+// both serves in a directory that it makes, and runs this command again as the
+// client.
 func both(ctx context.Context, stdout io.Writer) error {
 	dir, err := os.MkdirTemp("", "sidecar-")
 	if err != nil {
@@ -98,7 +100,8 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 	}
 }
 
-// client asks once, as soon as the server is there: containers start in any order.
+// client asks once, as soon as the server is there: containers start in any
+// order.
 func client(ctx context.Context, path string, server uint32, stdout io.Writer) error {
 	d := shmconn.Dialer{Wait: -1, AllowUID: func(uid uint32) bool { return uid == server }}
 	c, err := d.DialConn(ctx, path)

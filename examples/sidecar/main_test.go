@@ -15,8 +15,8 @@ import (
 
 func TestMain(m *testing.M) { exampletest.Main(m, main) }
 
-// startServer starts a server in dir, set up by prepare, and wants it to end well, and to
-// leave nothing, when t ends.
+// startServer starts a server in dir, set up by prepare, and wants it to end
+// well, and to leave nothing, when t ends.
 func startServer(t *testing.T, path string, prepare func(*exec.Cmd)) {
 	t.Helper()
 	cmd := exampletest.Command(t, "-listen", path)

@@ -13,8 +13,8 @@ import (
 	"shmconn/examples/internal/exampletest"
 )
 
-// apart makes a process, of the program exe, that shares with this one what a container of
-// the same machine does: the kernel, and a directory.
+// apart makes a process, of the program exe, that shares with this one what a
+// container of the same machine does: the kernel, and a directory.
 func apart(exe string, uid uint32) func(*exec.Cmd) {
 	return func(cmd *exec.Cmd) {
 		cmd.Path = exe
@@ -25,8 +25,8 @@ func apart(exe string, uid uint32) func(*exec.Cmd) {
 	}
 }
 
-// TestContainers has two users in namespaces of their own. A server that runs as another
-// user than the client was told is refused.
+// TestContainers has two users in namespaces of their own. A server that runs
+// as another user than the client was told is refused.
 func TestContainers(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("namespaces and other users need root")

@@ -1,7 +1,7 @@
-// Command tls is a TLS server, and its client in another process, over shared memory;
-// each wants to see the other's certificate. The kernel tells who a peer is by user (see
-// shmconn.Conn.PeerCred); TLS is for where that is not enough, and for programs that
-// speak it anyway.
+// Command tls is a TLS server, and its client in another process, over shared
+// memory; each wants to see the other's certificate. The kernel tells who a
+// peer is by user (see shmconn.Conn.PeerCred); TLS is for where that is not
+// enough, and for programs that speak it anyway.
 //
 //	go run ./examples/tls
 package main
@@ -48,8 +48,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	return errors.New("usage: tls [name directory certificate]")
 }
 
-// config returns the configuration of the end called self, which talks to other. The
-// keys and certificates of both are files in dir.
+// config returns the configuration of the end called self, which talks to
+// other. The keys and certificates of both are files in dir.
 func config(dir, self, other string) (*tls.Config, error) {
 	path := func(name string) string { return filepath.Join(dir, name+".pem") }
 	own, err := tls.LoadX509KeyPair(path(self), path(self))

@@ -1,6 +1,7 @@
-// Command zerocopy sends messages of a fixed size to another process without a copy and
-// without an allocation: they are built where the peer reads them, and read where they
-// were built. A power of two as the size makes each lie whole cache lines from the next.
+// Command zerocopy sends messages of a fixed size to another process without a
+// copy and without an allocation: they are built where the peer reads them, and
+// read where they were built. A power of two as the size makes each lie whole
+// cache lines from the next.
 //
 //	go run ./examples/zerocopy
 package main

@@ -42,10 +42,10 @@ func (c Contender) variantOf(def Contender) bool {
 	return c.Name != def.Name && s == def.Spec
 }
 
-// Against returns workloads that compare the library as two programs have it, new
-// and old. There is one for each contender of ws that has a connection of the
-// library. Unless all is true, those are left out that differ from the default in
-// the size of the ring or in BusyPoll alone.
+// Against returns workloads that compare the library as two programs have it,
+// new and old. There is one for each contender of ws that has a connection of
+// the library. Unless all is true, those are left out that differ from the
+// default in the size of the ring or in BusyPoll alone.
 func Against(ws []Workload, newProgram, oldProgram string, all bool) (out []Workload) {
 	for _, w := range ws {
 		def := w.Contender("shm")

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// Without leaves out what the old library does not have, and touches no workload of the caller's.
+// Without leaves out what the old library does not have, and touches no
+// workload of the caller's.
 func TestWithout(t *testing.T) {
 	ws := []Workload{{Name: "w", Contenders: With(Spec{Loop: "write"}, "shm", "shm-groups", "unix")}}
 	out := Against(Without(ws, []string{"shm-groups"}), "new", "old", false)

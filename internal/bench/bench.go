@@ -1,19 +1,20 @@
-// Package bench measures connections over shared memory beside their rivals and
-// beside what the hardware allows.
+// Package bench measures connections over shared memory, and compares them with
+// their rivals and with the limits of the hardware.
 //
 // A [Workload] is measured for several [Contender]s in rounds: a slice of some
 // tens of milliseconds for the first, then for the second, and so on, and again
 // from the first. Machines change their speed from one second to the next, all
-// the more those that are shared; two slices of one round are milliseconds apart
-// and can be compared, so a ratio is taken within a round, and what is reported
-// is the median of these ratios and their quartiles.
+// the more those that are shared; two slices of one round are milliseconds
+// apart and can be compared, so a ratio is taken within a round, and what is
+// reported is the median of these ratios and their quartiles.
 //
-// Each contender has processes of its own: a client and a server, and between or
-// beside them what the workload has. They are this same program, run again (see
-// [Main]), or one built of other sources (see [Build]). They are connected once
-// and stay for all rounds of a workload, unless [Options] say otherwise; between
-// slices they wait for a line on a pipe and use no processor. The process that was started by the user only says whose
-// turn it is. All contenders run through the same loops.
+// Each contender has processes of its own: a client and a server, and between
+// or beside them what the workload has. They are this same program, run again
+// (see [Main]), or one built of other sources (see [Build]). They are connected
+// once and stay for all rounds of a workload, unless [Options] say otherwise;
+// between slices they wait for a line on a pipe and use no processor. The
+// process that was started by the user only says whose turn it is. All
+// contenders run through the same loops.
 //
 // Every message carries a number, which its receiver checks, and the receiver
 // says at the end of a slice how many it has seen: a transport that loses,
@@ -60,7 +61,8 @@ type Spec struct {
 
 func (s Spec) conns() int { return max(s.Conns, 1) }
 
-// helpers returns how many processes there are besides the client and the server.
+// helpers returns how many processes there are besides the client and the
+// server.
 func (s Spec) helpers() int {
 	if s.Victim != "" {
 		return 1

@@ -115,8 +115,8 @@ func HeadOf(ctx context.Context, root string) (string, error) {
 	return commit, nil
 }
 
-// transplant puts this package, and the versions that it needs, from the checkout
-// into the sources of another commit.
+// transplant puts this package, and the versions that it needs, from the
+// checkout into the sources of another commit.
 func transplant(root, tree string) error {
 	to := filepath.Join(tree, benchPath)
 	if err := os.RemoveAll(to); err != nil {
@@ -137,15 +137,16 @@ func transplant(root, tree string) error {
 	return nil
 }
 
-// buildEnds builds the program whose processes are ends, in the tree of a module.
+// buildEnds builds the program whose processes are ends, in the tree of a
+// module.
 func buildEnds(ctx context.Context, tree, program string, flags ...string) error {
 	args := append([]string{"build", "-buildvcs=false", "-trimpath", "-o", program}, flags...)
 	_, err := output(ctx, tree, "go", append(args, "./"+benchPath+"/ends")...)
 	return err
 }
 
-// output runs a command in a directory and returns what it says. What it says of
-// an error is in the error.
+// output runs a command in a directory and returns what it says. What it says
+// of an error is in the error.
 func output(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir

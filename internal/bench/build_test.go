@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// TestBuild builds the library of an old commit with the bench of a working tree,
-// in a checkout made for that, and runs both in the same rounds.
+// TestBuild builds the library of an old commit with the bench of a working
+// tree, in a checkout made for that, and runs both in the same rounds.
 func TestBuild(t *testing.T) {
 	t.Setenv("SHMCONN_DIR", t.TempDir())
 	for _, tool := range []string{"git", "go"} {

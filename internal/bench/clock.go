@@ -9,7 +9,8 @@ type quota struct {
 	N uint64
 }
 
-// half returns the first half of a quota by time, and a quota by number as it is.
+// half returns the first half of a quota by time, and a quota by number as it
+// is.
 func (q quota) half() quota { return quota{D: q.D / 2, N: q.N} }
 
 // A clock tells a loop when its quota is used up. It reads the time only every

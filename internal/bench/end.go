@@ -44,8 +44,9 @@ func pollSpec(s Spec) Spec { return Spec{Net: "shm", Dir: s.Dir, BusyPoll: -1, C
 // victimSpec describes the connection of Spec.Victim. Its server is a helper.
 func victimSpec(s Spec) Spec { return Spec{Net: s.Victim, Loop: s.Loop, Dir: s.Dir} }
 
-// listenEnd makes a server's end, which accepts in the background. If next is not
-// empty it is a relay's, with a connection to the process that listens there.
+// listenEnd makes a server's end, which accepts in the background. If next is
+// not empty it is a relay's, with a connection to the process that listens
+// there.
 func listenEnd(s Spec, next string) (*end, error) {
 	e := &end{spec: s, hist: newHist()}
 	var err error

@@ -17,8 +17,8 @@ func init() {
 // group is how many Puts of shm-groups are flushed at once.
 const group = 8
 
-// An exclusive is a connection whose loop has both halves for itself, by Produce
-// and Consume.
+// An exclusive is a connection whose loop has both halves for itself, by
+// Produce and Consume.
 type exclusive struct {
 	conn *shmconn.Conn
 	p    *shmconn.Producer

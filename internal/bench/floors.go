@@ -12,21 +12,22 @@ import (
 )
 
 // A Floor is how many times better than a Unix socket a row has to be at least.
-// It is half of the lower quartile last measured, so that noise stays above it and a change
-// that halves a row does not.
+// It is half of the lower quartile last measured, so that noise stays above it
+// and a change that halves a row does not.
 type Floor struct {
 	Row      string
 	AtLeast  float64
 	Measured float64 // 0: not yet
 }
 
-// lowest is below which no floor should be, whatever was measured: no row is to be much
-// slower than a Unix socket.
+// lowest is below which no floor should be, whatever was measured: no row is to
+// be much slower than a Unix socket.
 const lowest = 0.7
 
-// owing is what a row has measured at most that owes: half of that is below lowest, and
-// lowest is so near to it that noise would fail it, or is not reached yet. Such a row is
-// held to half of what it has, and the table says that it owes.
+// owing is what a row has measured at most that owes: half of that is below
+// lowest, and lowest is so near to it that noise would fail it, or is not
+// reached yet. Such a row is held to half of what it has, and the table says
+// that it owes.
 const owing = 1.2
 
 // NewFloor returns the floor that follows from what was measured.
@@ -89,8 +90,8 @@ func WriteFloors(w io.Writer, head string, fs []Floor) error {
 	return b.Flush()
 }
 
-// FloorRows returns the workloads that can have a floor, with the contender that
-// has it and the Unix socket.
+// FloorRows returns the workloads that can have a floor, with the contender
+// that has it and the Unix socket.
 func FloorRows(ws []Workload) (rows []Workload) {
 	for _, w := range ws {
 		c, unix := w.Contender("shm"), w.Contender("unix")

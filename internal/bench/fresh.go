@@ -68,8 +68,8 @@ func fresh(task string) error {
 	return nil
 }
 
-// timeDial returns how long it takes to dial and to get a byte back. The byte is
-// part of it so that nothing can be put off until the connection is used.
+// timeDial returns how long it takes to dial and to get a byte back. The byte
+// is part of it so that nothing can be put off until the connection is used.
 func timeDial(n Network, s Spec, addr string) (d time.Duration, err error) {
 	start := time.Now()
 	c, err := n.Dial(s, addr)
@@ -100,8 +100,8 @@ func echoByte(c io.Closer) error {
 	return nil
 }
 
-// startFresh starts a fresh process. Its lines are to be read before it is waited
-// for.
+// startFresh starts a fresh process. Its lines are to be read before it is
+// waited for.
 func startFresh(ctx context.Context, t freshTask) (*exec.Cmd, *bufio.Reader, error) {
 	task, err := json.Marshal(t)
 	if err != nil {
@@ -132,8 +132,8 @@ func dialFresh(ctx context.Context, e *end) (d [2]time.Duration, err error) {
 	return d, errors.Join(err, cmd.Wait())
 }
 
-// acceptFresh returns how long a dialer, which is no fresh process, waits for the
-// first accept of a process, and for the second.
+// acceptFresh returns how long a dialer, which is no fresh process, waits for
+// the first accept of a process, and for the second.
 func acceptFresh(ctx context.Context, e *end) (d [2]time.Duration, err error) {
 	cmd, out, err := startFresh(ctx, freshTask{Spec: e.spec})
 	if err != nil {
@@ -146,7 +146,8 @@ func acceptFresh(ctx context.Context, e *end) (d [2]time.Duration, err error) {
 	return d, errors.Join(err, cmd.Wait())
 }
 
-// freshConns is a client that records the i-th figure of each of those processes.
+// freshConns is a client that records the i-th figure of each of those
+// processes.
 func freshConns(of func(context.Context, *end) ([2]time.Duration, error), i int) func(*end, quota) (Result, error) {
 	return func(e *end, q quota) (r Result, err error) {
 		ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)

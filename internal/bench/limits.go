@@ -73,8 +73,8 @@ func consumeInts(e *end, take func(m *memory) (uint64, error)) (r Result, err er
 	return r, err
 }
 
-// takeInts takes integers until the last of the slice, and checks each. It loads
-// the producer's position before each.
+// takeInts takes integers until the last of the slice, and checks each. It
+// loads the producer's position before each.
 func (m *memory) takeInts() (uint64, error) {
 	ring, pos := m.ints, m.pos
 	mask := uint64(len(ring) - 1)

@@ -90,12 +90,13 @@ func dialMemory(_ Spec, addr string) (io.Closer, error) {
 	return mapMemory(int(f.Fd()))
 }
 
-// stuck is called by a loop that waits for the n-th time. When that is far longer
-// than a cache line takes, the other end does not run: both are goroutines of one
-// process, or on one processor. Then a moment's sleep helps, as the kernel wakes
-// this end on a processor that is idle, if there is one; a yield would leave it
-// where it is. A sleep takes some 60 microseconds: did the other end not wait
-// longer than that before it sleeps too, they would sleep in turns for ever.
+// stuck is called by a loop that waits for the n-th time. When that is far
+// longer than a cache line takes, the other end does not run: both are
+// goroutines of one process, or on one processor. Then a moment's sleep helps,
+// as the kernel wakes this end on a processor that is idle, if there is one; a
+// yield would leave it where it is. A sleep takes some 60 microseconds: did the
+// other end not wait longer than that before it sleeps too, they would sleep in
+// turns for ever.
 func stuck(n int) {
 	if n&(1<<12-1) == 0 {
 		runtime.Gosched()
@@ -106,8 +107,8 @@ func stuck(n int) {
 }
 
 // pause waits for about a microsecond without a look at memory. A consumer that
-// looks all the time takes the producer's line away at every store; one that comes
-// back when there are a hundred integers is three times as fast.
+// looks all the time takes the producer's line away at every store; one that
+// comes back when there are a hundred integers is three times as fast.
 func pause() {
 	for range 2000 {
 	}

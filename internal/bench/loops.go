@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A loop is the work of one slice. The client's half ends when its quota is used
-// up and says so in its last message; the server's half ends when it has seen that.
+// A loop is the work of one slice. The client's half ends when its quota is
+// used up and says so in its last message; the server's half ends when it has
+// seen that.
 type loop struct {
 	client, server func(*end, quota) (Result, error)
 	helper         func(*end, quota) (Result, error) // nil where there are none
@@ -61,8 +62,8 @@ func exchange(m Messenger, size int, head uint64) error {
 	return nil
 }
 
-// roundTrips sends one message after the other over one connection. In the first
-// half of the quota only the whole is timed, in the second each.
+// roundTrips sends one message after the other over one connection. In the
+// first half of the quota only the whole is timed, in the second each.
 func roundTrips(e *end, q quota) (Result, error) {
 	m, size := e.msgs[0], e.spec.Size
 	r, err := untimed(m, size, q.half())
@@ -105,7 +106,8 @@ func (e *end) timed(m Messenger, q quota, r *Result) (err error) {
 	return nil
 }
 
-// echo sends everything back, on each connection, until the last message of each.
+// echo sends everything back, on each connection, until the last message of
+// each.
 func echo(e *end, _ quota) (Result, error) {
 	one := func(m Messenger) (n uint64, err error) {
 		size := e.spec.Size
@@ -196,11 +198,11 @@ func atRate(e *end, q quota) (r Result, err error) {
 	return r, exchange(m, size, last(size))
 }
 
-// newTicks returns a timer of the kernel's that can be read once an interval. The
-// wait for it is one in the runtime's poller, as that for a message from the
-// network is, and costs little. time.Sleep is good for a millisecond only, and a
-// sleep in a system call keeps the runtime's watchdog awake, which costs more than
-// most messages.
+// newTicks returns a timer of the kernel's that can be read once an interval.
+// The wait for it is one in the runtime's poller, as that for a message from
+// the network is, and costs little. time.Sleep is good for a millisecond only,
+// and a sleep in a system call keeps the runtime's watchdog awake, which costs
+// more than most messages.
 func newTicks(interval time.Duration) (*os.File, error) {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 	if err != nil {

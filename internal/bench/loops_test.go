@@ -12,8 +12,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Every loop works between two processes and within one, on a network that is as
-// good as any.
+// Every loop works between two processes and within one, on a network that is
+// as good as any.
 func TestLoops(t *testing.T) {
 	for _, w := range Workloads() {
 		for _, c := range w.Contenders {

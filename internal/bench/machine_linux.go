@@ -44,7 +44,8 @@ type busy struct {
 	own time.Duration // by this process
 }
 
-// readBusy returns the time used until now. The kernel counts it in steps of 10 ms.
+// readBusy returns the time used until now. The kernel counts it in steps of 10
+// ms.
 func readBusy() busy {
 	b := busy{at: time.Now(), own: cpuTime()}
 	text, err := os.ReadFile("/proc/stat")

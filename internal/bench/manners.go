@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// dialAndClose dials, waits until the server has accepted and closed, and closes.
+// dialAndClose dials, waits until the server has accepted and closed, and
+// closes.
 func dialAndClose(e *end, q quota) (r Result, err error) {
 	var b [1]byte
 	limit := uint64(e.spec.MaxOps)
@@ -95,8 +96,8 @@ func idle(e *end, q quota) (Result, error) {
 	return r, nil
 }
 
-// poll lets a goroutine wait in Read on each of the busy-polling connections. It
-// returns a function that waits until each has read one byte.
+// poll lets a goroutine wait in Read on each of the busy-polling connections.
+// It returns a function that waits until each has read one byte.
 func (e *end) poll() (wait func() error) {
 	errs := make(chan error, len(e.pollers))
 	for _, p := range e.pollers {

@@ -2,9 +2,10 @@ package bench
 
 import "fmt"
 
-// Neighbours are processes that have nothing to do with what is measured and want
-// the same processors. They are children of the process that measures, run from
-// before the first round of a workload until after its last, and end with it.
+// Neighbours are processes that have nothing to do with what is measured and
+// want the same processors. They are children of the process that measures, run
+// from before the first round of a workload until after its last, and end with
+// it.
 type Neighbours struct {
 	Kind   string // one of the constants below; "": none
 	N      int

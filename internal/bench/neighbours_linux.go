@@ -97,8 +97,8 @@ func (c *crowd) addPair(env environment) error {
 	return nil
 }
 
-// stop ends the neighbours, and returns what processor time they have used, their
-// children included.
+// stop ends the neighbours, and returns what processor time they have used,
+// their children included.
 func (c *crowd) stop() (used time.Duration, err error) {
 	for i, cmd := range c.cmds {
 		c.ins[i].Close()
@@ -171,7 +171,8 @@ func compile(ctx context.Context, seed uint64) error {
 	return nil
 }
 
-// burst is a process that computes for so long, and writes to memory of its own.
+// burst is a process that computes for so long, and writes to memory of its
+// own.
 func burst(value string) error {
 	d, err := time.ParseDuration(value)
 	if err != nil {

@@ -73,8 +73,8 @@ func newZeroCopy(s Spec, c io.Closer) zeroCopy {
 	return zeroCopy{c.(*shmconn.Conn), make([]byte, max(s.Size, 8))}
 }
 
-// large is from how many bytes on a message is not made in the ring: they have to
-// come from somewhere, as they do with Write.
+// large is from how many bytes on a message is not made in the ring: they have
+// to come from somewhere, as they do with Write.
 const large = 4 << 10
 
 func (z zeroCopy) Send(size int, head uint64) error {

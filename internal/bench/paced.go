@@ -13,9 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Messages that go one way, each at its time. A message carries the time at which
-// it was due, and its receiver records how long ago that is: a sender that is held
-// up is late for all messages that were due meanwhile, and that counts.
+// Messages that go one way, each at its time. A message carries the time at
+// which it was due, and its receiver records how long ago that is: a sender
+// that is held up is late for all messages that were due meanwhile, and that
+// counts.
 
 // clockBase returns a time and what CLOCK_MONOTONIC was then. Go's clock is the
 // same one, but counts from the start of each process.

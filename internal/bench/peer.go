@@ -24,10 +24,10 @@ const (
 	dirEnv  = "SHMCONN_BENCH_DIR"  // a directory that it removes if its parent dies
 )
 
-// Main does nothing in a program that was started by a user, and does not return
-// in one that [Run] or [StartPeer] has started to be a peer, a neighbour or the
-// like: that it runs to its end. It must be called before anything else is done: first thing in main, in
-// TestMain, or in an init function.
+// Main does nothing in a program that was started by a user, and does not
+// return in one that [Run] or [StartPeer] has started to be a peer, a neighbour
+// or the like: that it runs to its end. It must be called before anything else
+// is done: first thing in main, in TestMain, or in an init function.
 func Main() {
 	for _, role := range []struct {
 		env string
@@ -229,7 +229,8 @@ func (e *end) run(loop func(*end, quota) (Result, error), q quota) (r Result, er
 // cpuTime returns the processor time that this process has used.
 func cpuTime() time.Duration { return usage(unix.RUSAGE_SELF) }
 
-// childrenTime returns the processor time of those of its children that are gone.
+// childrenTime returns the processor time of those of its children that are
+// gone.
 func childrenTime() time.Duration { return usage(unix.RUSAGE_CHILDREN) }
 
 func usage(who int) time.Duration {

@@ -139,8 +139,8 @@ func mergeHists(v []sample) *hdrhistogram.Histogram {
 // newHist returns a histogram of nanoseconds, up to a minute, to three digits.
 func newHist() *hdrhistogram.Histogram { return hdrhistogram.New(1, int64(time.Minute), 3) }
 
-// newRound returns the round that the slices of v, one of each pair, make; h has
-// their latencies.
+// newRound returns the round that the slices of v, one of each pair, make; h
+// has their latencies.
 func newRound(w Workload, v []sample, h *hdrhistogram.Histogram) Round {
 	r := Round{Value: w.Metric.of(v), Latency: latency(h, false)}
 	for _, s := range v {
@@ -186,7 +186,8 @@ func (w *WorkloadResult) values(name string) (v []float64) {
 	return v
 }
 
-// figures returns one of a contender's figures by rounds, or one for all of them.
+// figures returns one of a contender's figures by rounds, or one for all of
+// them.
 func (w *WorkloadResult) figures(name, figure string) []float64 {
 	c := w.Contender(name)
 	switch {

@@ -33,8 +33,8 @@ type Options struct {
 // DefaultRounds is how many rounds there are where [Options.Rounds] is 0.
 const DefaultRounds = 15
 
-// Selected returns the workloads that [Run] measures with these options, with the
-// contenders that take part.
+// Selected returns the workloads that [Run] measures with these options, with
+// the contenders that take part.
 func Selected(o Options) (ws []Workload) {
 	all := o.Workloads
 	if all == nil {
@@ -72,9 +72,9 @@ func (w Workload) skip(o *Options) string {
 	return ""
 }
 
-// Run measures. When ctx ends it stops after the slice that is being measured and
-// returns what there is so far, with the error of ctx. A contender that fails is
-// reported as such, and the others go on.
+// Run measures. When ctx ends it stops after the slice that is being measured
+// and returns what there is so far, with the error of ctx. A contender that
+// fails is reported as such, and the others go on.
 //
 // It needs [Main] to be called when this program starts.
 func Run(ctx context.Context, o Options) (*Report, error) {

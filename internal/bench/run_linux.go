@@ -149,7 +149,8 @@ func (o *Options) round(ctx context.Context, w Workload, entries []*entry, round
 	}
 }
 
-// processors returns how many processors all processes share, 0 for those there are.
+// processors returns how many processors all processes share, 0 for those there
+// are.
 func (w Workload) processors() int {
 	switch {
 	case w.OneCore:

@@ -24,7 +24,7 @@ func sceneTargets() (ts []Target) {
 		{Neighbours{Compiling, 2, false}, 1.5},
 		{Neighbours{Polling, 1, false}, 1.5},
 	} {
-		times("round trip beside "+s.n.title(), s.n.name(), s.by)
+		times("round trip next to "+s.n.title(), s.n.name(), s.by)
 		ratio("  the same, p99", s.n.name(), FigureP99, 1)
 	}
 	times("round trip, four processes in pairs", "pairs=2", 1.5)
@@ -49,7 +49,7 @@ func sceneTargets() (ts []Target) {
 		ts = append(ts, Target{Text: e.text + ", waiting, msg/s / unix", Workload: scene(e.name), Num: "shm", Den: "unix", AtLeast: e.by})
 	}
 	for _, victim := range []string{"pipe", "tcp", "shm"} {
-		text := "p90 of a " + victim + " connection beside a hot one / beside a hot unix"
+		text := "p90 of a " + victim + " connection next to a hot one / next to a hot unix"
 		ts = append(ts,
 			Target{Text: text, Workload: scene("victim=" + victim), Num: "shm", Den: "unix", AtMost: 1.5},
 			Target{Text: "  the same, and a goroutine computes", Workload: scene("victim=" + victim + ",compute=1"), Num: "shm", Den: "unix", AtMost: 2})

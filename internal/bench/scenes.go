@@ -38,7 +38,7 @@ func Scenes() []Workload {
 		{Compiling, 1, false}, {Compiling, 2, false}, {Polling, 1, false},
 	} {
 		add(Workload{
-			Name: n.name(), Title: "Round trip, 64 B, beside " + n.title(), Metric: timePerOp, TwoCores: true, Neighbours: n,
+			Name: n.name(), Title: "Round trip, 64 B, next to " + n.title(), Metric: timePerOp, TwoCores: true, Neighbours: n,
 		}, trip)
 	}
 	add(Workload{Name: "pairs=2", Title: "Round trip, 64 B, four processes in pairs on two cores", Metric: timePerOp, TwoCores: true, Pairs: 2}, trip)
@@ -90,7 +90,7 @@ func Scenes() []Workload {
 	return ws
 }
 
-// name returns what a scene beside n is called.
+// name returns the name of the scene with n.
 func (n Neighbours) name() string {
 	s := fmt.Sprintf("%s=%d", n.Kind, n.N)
 	if n.Pinned {
@@ -99,7 +99,7 @@ func (n Neighbours) name() string {
 	return s
 }
 
-// title says what n are, after "beside".
+// title says what n are, after "next to".
 func (n Neighbours) title() string {
 	what := map[string]string{Computing: "computing", Yielding: "computing and yielding", Compiling: "compiling"}[n.Kind]
 	where := ""

@@ -47,8 +47,8 @@ func TestScenes(t *testing.T) {
 	}
 }
 
-// A paced sender keeps to its rate, and a message that is late is timed from when
-// it was due.
+// A paced sender keeps to its rate, and a message that is late is timed from
+// when it was due.
 func TestPaced(t *testing.T) {
 	s := Spec{Net: "unix", Loop: "oneway", Size: 64, Rate: 1000, Burst: 5, Relays: 1, Dir: t.TempDir()}
 	p, err := environment{dir: s.Dir}.open(s, true)

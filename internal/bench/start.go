@@ -20,8 +20,8 @@ type Peer struct {
 }
 
 // StartPeer starts the server's end of s, in a process or in a goroutine, and
-// connects this process to it. If it starts a process, this program needs to call
-// [Main].
+// connects this process to it. If it starts a process, this program needs to
+// call [Main].
 func StartPeer(s Spec, goroutine bool) (_ *Peer, err error) {
 	p := &Peer{spec: s}
 	defer func() {

@@ -28,7 +28,8 @@ const (
 // background is how many allocations a call are the runtime's own.
 const background = 0.01
 
-// faster is a target for a time: net's is to be so many times shorter than den's.
+// faster is a target for a time: net's is to be so many times shorter than
+// den's.
 func faster(text, workload, net, than string, by float64) Target {
 	return Target{Text: text, Workload: workload, Num: than, Den: net, AtLeast: by}
 }
@@ -70,7 +71,7 @@ func Targets() []Target {
 		Target{Text: "dial, accept, close / unix, ring 256 KiB", Workload: "dial", Num: "shm", Den: "unix", AtMost: 8},
 		Target{Text: "dial, accept, close / unix, ring 64 KiB", Workload: "dial", Num: "shm-64KiB", Den: "unix", AtMost: 4},
 		Target{Text: "round trip, parked on both ends / unix", Workload: "parked", Num: "shm-parked", Den: "unix", AtMost: 0.7},
-		Target{Text: "TCP p50 beside 4 polling connections / alone", Workload: "beside", Num: "beside", Den: "alone", AtMost: 3},
+		Target{Text: "TCP p50 next to 4 polling connections / alone", Workload: "beside", Num: "beside", Den: "alone", AtMost: 3},
 		Target{Text: "  the same, polling in both processes", Workload: "beside", Num: "beside-both", Den: "alone", Note: true},
 		Target{Text: "allocations per Read or Write", Workload: "allocs", Num: "shm", Zero: true},
 		Target{Text: "allocations per Read or Write, parked", Workload: "allocs", Num: "shm-parked", Zero: true},

@@ -18,8 +18,8 @@ import (
 // beatSize is the size of a beat: a head and the time at which it was sent.
 const beatSize = 16
 
-// beatPause returns how long to rest before a beat: 3 to 7 ms, at random, so that
-// beats do not fall in step with what happens every so many milliseconds.
+// beatPause returns how long to rest before a beat: 3 to 7 ms, at random, so
+// that beats do not fall in step with what happens every so many milliseconds.
 func beatPause() time.Duration { return 3*time.Millisecond + rand.N(4*time.Millisecond) }
 
 // beat is the third process. It begins when the client says so.
@@ -50,8 +50,8 @@ func beat(e *end, q quota) (r Result, err error) {
 	return r, nil
 }
 
-// hotBesideVictim is the client: it sends round trips over the connection that is
-// hot, computes if it is told to, and reads the beats.
+// hotBesideVictim is the client: it sends round trips over the connection that
+// is hot, computes if it is told to, and reads the beats.
 func hotBesideVictim(e *end, _ quota) (Result, error) {
 	victim, m, size := e.pollers[0], e.msgs[0], e.spec.Size
 	var stop atomic.Bool

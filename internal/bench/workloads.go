@@ -120,8 +120,8 @@ const (
 	mib = 1 << 20
 )
 
-// With returns contenders of these names, or of networks of these names, that do
-// what s says.
+// With returns contenders of these names, or of networks of these names, that
+// do what s says.
 func With(s Spec, names ...string) (cs []Contender) {
 	for _, name := range names {
 		c := Contender{Name: name, Spec: s}
@@ -252,7 +252,7 @@ func Workloads() []Workload {
 		Contenders: With(rt, "shm-parked", "unix", "tcp", "pipe"),
 	})
 	add(Workload{
-		Name: "beside", Title: "TCP round trip beside 4 polling shm connections, 64 B", Metric: median,
+		Name: "beside", Title: "TCP round trip next to 4 polling shm connections, 64 B", Metric: median,
 		Slice: 100 * time.Millisecond, Baseline: "alone",
 		Contenders: []Contender{
 			{Name: "alone", Spec: Spec{Net: "tcp", Loop: "beside", Size: 64}},

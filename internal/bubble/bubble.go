@@ -1,5 +1,5 @@
-// Package bubble is how a connection keeps real time, and may be used from
-// inside and outside, where its caller is in a bubble of testing/synctest.
+// Package bubble lets a connection keep real time, and be used from inside and
+// outside, if its caller is in a bubble of testing/synctest.
 package bubble
 
 import (
@@ -17,8 +17,8 @@ func Now() time.Duration { return time.Since(epoch) }
 
 // A goroutine in a bubble of testing/synctest has a clock that stands still,
 // and what it makes of channels, timers and goroutines belongs to the bubble. A
-// socket does not care: it keeps real time and may be used inside and outside.
-// This file is how a connection does so, too.
+// socket is not affected: it keeps real time and may be used inside and
+// outside. This file makes the same true of a connection.
 
 // plausible is how long a process has been running, mostly. A bubble's clock
 // begins in the year 2000, so there Now is years off, and nearly always below
@@ -49,8 +49,9 @@ func Outside(f func()) {
 // Go starts a goroutine for f, outside any bubble.
 func Go(f func()) { Outside(func() { go f() }) }
 
-// A porter is a goroutine outside any bubble, which calls functions for those
-// who are inside. It leaves when there was nothing to call for a while.
+// A porter is a goroutine outside any bubble, which calls functions for
+// goroutines that are inside. It leaves when there was nothing to call for a
+// while.
 //
 // The way out is a cleanup of the garbage collector: these "run outside of any
 // bubble" (package testing/synctest), and so does a goroutine that one starts.

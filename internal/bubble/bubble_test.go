@@ -23,8 +23,8 @@ func TestIn(t *testing.T) {
 	})
 }
 
-// TestOutside checks that what is called there finds real time and no bubble, again
-// and again, also after the porter has left.
+// TestOutside checks that what is called there finds real time and no bubble,
+// again and again, also after the porter has left.
 func TestOutside(t *testing.T) {
 	check := func(t *testing.T) {
 		t.Helper()
@@ -52,8 +52,8 @@ func TestOutside(t *testing.T) {
 	}
 }
 
-// TestGo starts a goroutine from inside a bubble that is there after its end: the
-// bubble neither waits for it nor ends with it.
+// TestGo starts a goroutine from inside a bubble that is there after its end:
+// the bubble neither waits for it nor ends with it.
 func TestGo(t *testing.T) {
 	var begin, done sema.Sema
 	synctest.Test(t, func(t *testing.T) {

@@ -1,5 +1,5 @@
-// Package deadline has the deadlines of calls that wait for something else than
-// a clock.
+// Package deadline has the deadlines of calls that wait for something other
+// than a clock.
 package deadline
 
 import (
@@ -9,8 +9,8 @@ import (
 	"shmconn/internal/bubble"
 )
 
-// A Deadline calls a function when its time has come. Waiting calls look at
-// what that function stores; they never look at the clock.
+// A Deadline calls a function when its time has come. Waiting calls check what
+// that function stores; they never read the clock.
 type Deadline struct {
 	mu         sync.Mutex // guards the others, and is held while the function runs
 	timer      *time.Timer

@@ -1,18 +1,17 @@
 // Package dekker has a flag that costs one fence to take and none to give back,
 // and a gate that one goroutine goes in and out of without any.
 //
-// Whoever wants something of the holder stores what, and then looks whether the
-// flag is taken. Whoever gives it back then looks whether something is wanted.
-// These are two stores, each followed by a load of the other's word, and at
-// least one of the two has to see the other's store: both need a fence in
-// between. Giving back happens with each call, wanting something seldom: so the
-// one who wants pays for both. Its Barrier makes every thread of the process
-// run a fence.
+// A call with a request to the holder stores the request, and then loads the
+// flag. A holder that gives the flag back then loads the requests. These are
+// two stores, each followed by a load of the other's word, and at least one of
+// the two must see the other's store: both need a fence in between. Every call
+// gives the flag back, but few have a request, so the request pays for both.
+// Its Barrier makes every thread of the process run a fence.
 //
 // The idea is that of Dice, Huang and Yang, "Asymmetric Dekker Synchronization"
 // (2001); the barrier is membarrier(2). Only amd64 needs it: the atomic store
 // of other processors that Go has is not followed by a fence of its own, and
-// yet stays before the load. Where the kernel does not let us, and under the
+// yet stays before the load. If the kernel does not allow it, and under the
 // race detector, the flag is given back by an atomic store.
 package dekker
 
@@ -25,12 +24,12 @@ type Flag struct{ taken atomic.Uint32 }
 // full fence if it has.
 func (f *Flag) Take() bool { return f.taken.CompareAndSwap(0, 1) }
 
-// Taken reports whether somebody has the flag.
+// Taken reports whether a goroutine has the flag.
 func (f *Flag) Taken() bool { return f.taken.Load() != 0 }
 
-// Give gives the flag back. What the holder did before is seen by the next one
-// who takes it. A load that follows may be executed before others see the flag
-// given back, unless they have called Barrier.
+// Give gives the flag back. The next holder sees what this one did before. A
+// load that follows may be executed before others see the flag given back,
+// unless they have called Barrier.
 func (f *Flag) Give() {
 	if cheap() {
 		release(&f.taken) // sync: turn
@@ -40,9 +39,9 @@ func (f *Flag) Give() {
 }
 
 // A Gate says whether its owner, one goroutine, is inside. The zero Gate is
-// empty. Others store what they want of the owner, call Barrier, and look: if
-// the gate is empty the owner sees what they have stored when it next looks
-// after Enter; if it is not, when it looks after Leave.
+// empty. Others store a request to the owner, call Barrier, and check the gate.
+// If it is empty, the owner sees the request when it next loads it after Enter;
+// if not, when it loads it after Leave.
 type Gate struct{ inside Flag }
 
 // Enter says that the owner is inside. A load that follows may be executed
@@ -55,8 +54,8 @@ func (g *Gate) Enter() {
 	occupyFenced(&g.inside.taken)
 }
 
-// Leave says that the owner is not inside any more. What the owner did inside
-// is seen by whoever finds the gate empty. A load that follows is as after
+// Leave says that the owner is not inside any more. A goroutine that finds the
+// gate empty sees what the owner did inside. A load that follows is as after
 // Enter.
 func (g *Gate) Leave() {
 	g.inside.Give() // sync: lend

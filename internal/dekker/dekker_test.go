@@ -8,11 +8,12 @@ import (
 	"time"
 )
 
-// TestLitmus has a holder give the flag back and then look at a word, while another
-// goroutine stores that word and then looks at the flag: at least one has to see what the
-// other did. Without the Barrier both miss it every few hundred rounds. Under qemu-user for
-// arm64 they do, too, as they do there with any two of Go's own atomics: it does not keep a
-// load-acquire behind a store-release, which the processor does.
+// TestLitmus has a holder give the flag back and then look at a word, while
+// another goroutine stores that word and then looks at the flag: at least one
+// has to see what the other did. Without the Barrier both miss it every few
+// hundred rounds. Under qemu-user for arm64 they do, too, as they do there with
+// any two of Go's own atomics: it does not keep a load-acquire behind a
+// store-release, which the processor does.
 func TestLitmus(t *testing.T) {
 	if runtime.NumCPU() < 2 || runtime.GOMAXPROCS(0) < 2 {
 		t.Skip("one processor: nothing happens at the same time")
@@ -71,8 +72,8 @@ func TestLitmus(t *testing.T) {
 	}
 }
 
-// TestExclusive has goroutines count under the flag, without anything else that keeps
-// them apart.
+// TestExclusive has goroutines count under the flag, without anything else that
+// keeps them apart.
 func TestExclusive(t *testing.T) {
 	const goroutines, each = 4, 50_000
 	var f Flag
@@ -98,8 +99,9 @@ func TestExclusive(t *testing.T) {
 	}
 }
 
-// TestGateLitmus has the owner go in and look at a word, while another goroutine stores
-// that word and then looks at the gate: at least one has to see what the other did.
+// TestGateLitmus has the owner go in and look at a word, while another
+// goroutine stores that word and then looks at the gate: at least one has to
+// see what the other did.
 func TestGateLitmus(t *testing.T) {
 	if runtime.NumCPU() < 2 || runtime.GOMAXPROCS(0) < 2 {
 		t.Skip("one processor: nothing happens at the same time")

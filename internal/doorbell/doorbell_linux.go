@@ -1,6 +1,6 @@
-// Package doorbell wakes a process that sleeps, and tells it when the one that
-// could wake it is gone. A doorbell is a pipe: a byte in it means "look at
-// everything", and its end means that nobody is left who could ring.
+// Package doorbell wakes a process that sleeps, and reports when the process
+// that could wake it is gone. A doorbell is a pipe: a byte in it means "look at
+// everything", and its end means that no process is left that could ring.
 package doorbell
 
 import (
@@ -34,7 +34,7 @@ func Pipe() (bell, ringer int, err error) {
 		return -1, -1, pipeError(err)
 	}
 	// A byte is enough. The mode lets an acceptor of another user Adopt its
-	// end; only who is handed a descriptor can find the pipe.
+	// end; only a process that was handed a descriptor can find the pipe.
 	unix.FcntlInt(uintptr(fd[0]), unix.F_SETPIPE_SZ, os.Getpagesize())
 	if err := unix.Fchmod(fd[0], 0o666); err != nil {
 		unix.Close(fd[0])
@@ -55,19 +55,17 @@ func pipeError(err error) error {
 	return call
 }
 
-// Adopt returns another descriptor for the end of a pipe that fd is, which came
-// from somebody who is not trusted. With fd, which stays the caller's, the
-// sender has a hand on whether reads and writes block; not so with the new one.
-// access is unix.O_RDONLY or unix.O_WRONLY, and proc the directory
-// /proc/self/fd.
+// Adopt returns a new descriptor for the end of a pipe that fd is. fd came from
+// a process that is not trusted: the sender can change whether reads and writes
+// on fd block, but not on the new descriptor. The caller still owns fd. access
+// is unix.O_RDONLY or unix.O_WRONLY, and proc the directory /proc/self/fd.
 //
-// It is the kernel's own pipes alone that are opened, so that an error that
-// says that the process is short of something is true: a file system that the
-// sender serves can say anything.
+// It opens only the kernel's own pipes, so that an error that reports a
+// shortage is true: a file system that the sender serves can return any error.
 func Adopt(proc *os.File, fd, access int) (int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return -1, fmt.Errorf("doorbell does not say what it is: %v", err)
+		return -1, fmt.Errorf("doorbell cannot be examined: %v", err)
 	}
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	if err != nil {
@@ -138,10 +136,10 @@ func NewBell(fd int) (*Bell, error) {
 	return b, nil
 }
 
-// Trust says that the peer will not hold the lock of the pipe, by which it
-// could keep a read of ours for as long as it likes: it is of our own user, or
-// root. So Wait may make its system call without a word to the scheduler. It is
-// called before any Wait.
+// Trust records that the peer belongs to our own user or root, and so will not
+// hold the lock of the pipe, which could block a read of ours for as long as it
+// likes. Wait may then make its system call without the scheduler. Call it
+// before any Wait.
 func (b *Bell) Trust() { b.sysRead = rawRead }
 
 // pollError returns why the runtime's poller could not take fd, which it does
@@ -176,9 +174,9 @@ func (b *Bell) mend() {
 // Release ends Hold.
 func (b *Bell) Release() { b.held.Store(false) }
 
-// Wait waits until the bell is rung, broken, or will never be rung again.
-// Before it the caller has to look at what Break stands for: what was broken
-// before Hold is forgotten.
+// Wait waits until the bell is rung, broken, or will never be rung again. The
+// caller first has to check the reasons for a Break: a Break before Hold is
+// forgotten.
 func (b *Bell) Wait() Event {
 	b.n = 0
 	err := b.raw.Read(b.read)
@@ -211,8 +209,8 @@ func (b *Bell) Gone() bool {
 
 // ended is Gone where poll(2) fails: with RLIMIT_NOFILE 0 it is EINVAL for
 // ever, and a filter of system calls can forbid it. A read needs neither. It
-// takes out bytes that may have been for a Wait, so Break makes that one look
-// at everything, as they would.
+// takes out bytes that may have been meant for a Wait, so Break makes that Wait
+// look at everything, as they would.
 func (b *Bell) ended() bool {
 	var buf [64]byte
 	for {
@@ -231,18 +229,18 @@ func (b *Bell) ended() bool {
 
 // Break ends the Wait of the holder, if there is one, or its next. It may be
 // called at any time. The caller first stores the reason, which the holder
-// looks at after Hold and before Wait: so they cannot miss each other.
+// checks after Hold and before Wait, so they cannot miss each other.
 func (b *Bell) Break() {
 	if b.held.Load() { // sync: bell
 		b.file.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-// Close closes the descriptor. Nobody may be holding the bell.
+// Close closes the descriptor. No goroutine may hold the bell.
 func (b *Bell) Close() { b.file.Close() }
 
-// A Ringer is the other end. Ring may be called at any time, Close once it is
-// not any more.
+// A Ringer is the other end. Ring may be called at any time; Close, after the
+// last Ring.
 type Ringer struct{ *ringer }
 
 type ringer struct {
@@ -260,13 +258,13 @@ func (r Ringer) Trust() { r.sysWrite = rawWrite }
 
 var one = []byte{1}
 
-// Ring wakes the other end. It does not wait: where there is no room for a
-// byte, there are enough of them. That nobody listens any more is not its
-// business.
+// Ring wakes the other end. It does not wait: if there is no room for a byte,
+// there are enough of them. It ignores that no process reads any more.
 //
-// The kernel may have no page for the byte (ENOMEM). The other end would sleep
-// on beside its news, so Ring tries again for a while. When that does not help
-// it closes the descriptor, which ends the sleep, too, and the connection.
+// The kernel may have no page for the byte (ENOMEM). The other end would then
+// sleep on although there is news, so Ring tries again for a while. If that
+// does not help it closes the descriptor, which ends the sleep, and the
+// connection.
 func (r Ringer) Ring() {
 	for range ringTries {
 		if r.ring() {
@@ -307,7 +305,7 @@ func (r Ringer) Closed() bool {
 	return r.fd < 0
 }
 
-// Close closes the descriptor. When it was the last one, the Bell says Gone.
+// Close closes the descriptor. If it was the last one, the Bell reports Gone.
 func (r Ringer) Close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

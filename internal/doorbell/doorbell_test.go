@@ -19,8 +19,8 @@ import (
 )
 
 // newPair returns both ends of a doorbell, and fails the test if it leaves a
-// descriptor. It is for tests that close the ringer themselves; closing it again
-// by number could hit another's.
+// descriptor. It is for tests that close the ringer themselves; closing it
+// again by number could hit another's.
 func newPair(t *testing.T) (*Bell, Ringer) {
 	t.Helper()
 	noLeaks(t)
@@ -104,8 +104,8 @@ func hold(t *testing.T, b *Bell) {
 	}
 }
 
-// waiting starts a Wait of the holder, returns when it sleeps, and hands out what
-// will say how it ended.
+// waiting starts a Wait of the holder, returns when it sleeps, and hands out
+// what will say how it ended.
 func waiting(t *testing.T, b *Bell) <-chan Event {
 	t.Helper()
 	ch := make(chan Event, 1)
@@ -180,8 +180,8 @@ func TestRung(t *testing.T) {
 	wantQuiet(t, bell)
 }
 
-// TestGone closes the ringers: only the last one counts, and what it rang before
-// comes first.
+// TestGone closes the ringers: only the last one counts, and what it rang
+// before comes first.
 func TestGone(t *testing.T) {
 	t.Run("while waiting", func(t *testing.T) {
 		bell, ringer := newPair(t)
@@ -342,8 +342,8 @@ func TestBreak(t *testing.T) {
 	})
 }
 
-// TestBreakRace has a holder that comes and goes, and checks that no Break misses
-// it. If one does, the test hangs.
+// TestBreakRace has a holder that comes and goes, and checks that no Break
+// misses it. If one does, the test hangs.
 func TestBreakRace(t *testing.T) {
 	bell, ringer := newPair(t)
 	defer ringer.Close()
@@ -371,8 +371,8 @@ func TestBreakRace(t *testing.T) {
 	wg.Wait()
 }
 
-// TestGoneNow checks that Gone does not wait, takes no ring away, and minds neither
-// rings nor Break nor who holds the bell.
+// TestGoneNow checks that Gone does not wait, takes no ring away, and minds
+// neither rings nor Break nor who holds the bell.
 func TestGoneNow(t *testing.T) {
 	bell, ringer := newPair(t)
 	check := func(when string, want bool) {
@@ -426,8 +426,8 @@ func withoutPoll(t *testing.T) {
 	}
 }
 
-// TestGoneWithoutPoll checks that Gone finds the end without poll(2), and that a ring
-// that it takes out meanwhile wakes whoever waits.
+// TestGoneWithoutPoll checks that Gone finds the end without poll(2), and that
+// a ring that it takes out meanwhile wakes whoever waits.
 func TestGoneWithoutPoll(t *testing.T) {
 	bell, ringer := newPair(t)
 	withoutPoll(t)
@@ -456,8 +456,8 @@ func TestGoneWithoutPoll(t *testing.T) {
 	check("at the end", true)
 }
 
-// TestGoneTakesNothing has Gone, without poll(2), beside a Wait for each of many rings:
-// each ends a Wait, whoever takes the byte.
+// TestGoneTakesNothing has Gone, without poll(2), beside a Wait for each of
+// many rings: each ends a Wait, whoever takes the byte.
 func TestGoneTakesNothing(t *testing.T) {
 	bell, ringer := newPair(t)
 	defer ringer.Close()
@@ -490,7 +490,8 @@ func TestGoneTakesNothing(t *testing.T) {
 	wg.Wait()
 }
 
-// TestRingFails has a ring fail for good: the end of the doorbell wakes the other end.
+// TestRingFails has a ring fail for good: the end of the doorbell wakes the
+// other end.
 func TestRingFails(t *testing.T) {
 	bell, ringer := newPair(t)
 	full, err := unix.Open("/dev/full", unix.O_WRONLY|unix.O_CLOEXEC, 0)
@@ -708,8 +709,8 @@ func TestAdoptForbidden(t *testing.T) {
 	}
 }
 
-// TestAdoptBlocking adopts ends whose sender then makes his descriptors for them
-// blocking, or has done before. That must not be of any consequence.
+// TestAdoptBlocking adopts ends whose sender then makes his descriptors for
+// them blocking, or has done before. That must not be of any consequence.
 func TestAdoptBlocking(t *testing.T) {
 	for _, when := range []string{"before", "after"} {
 		t.Run(when, func(t *testing.T) {
@@ -771,8 +772,8 @@ func dup(t *testing.T, fd int) int {
 }
 
 // TestAdoptUnread adopts a ringer that nobody listens to, which is what is left
-// of a dialer that has died. If he has not, he can listen again later, and make his
-// own descriptor for the same opening block: Ring must not.
+// of a dialer that has died. If he has not, he can listen again later, and make
+// his own descriptor for the same opening block: Ring must not.
 func TestAdoptUnread(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -9,7 +9,7 @@ import (
 )
 
 // An End waits for the end of a doorbell's pipe and for nothing else. It takes
-// no byte out, so it stands in nobody's way: the holder of the Bell reads on.
+// no byte out, so the holder of the Bell can go on reading.
 //
 // It is an epoll instance that watches the pipe for no event at all, which
 // leaves those that epoll always reports: EPOLLHUP and EPOLLERR. A ring does

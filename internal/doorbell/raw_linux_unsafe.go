@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rawRead and rawWrite are system calls that the scheduler is not told of. An
-// ordinary one, made while the process is otherwise idle, wakes the runtime's
-// monitor: a futex call of ours, and a thread that takes a processor, the
-// peer's perhaps. That is more than the read or the write of a byte itself.
+// rawRead and rawWrite are system calls of which the scheduler does not know.
+// An ordinary one, made while the process is otherwise idle, wakes the
+// runtime's monitor: a futex call of ours, and a thread that takes a processor,
+// the peer's perhaps. That is more than the read or the write of a byte itself.
 // They must not block.
 
 func rawRead(fd int, b []byte) (int, error) {

@@ -103,8 +103,8 @@ func (l *Listener) next() (r result, to task) {
 // take takes a dialer off the kernel's backlog. It returns -1 if there was none
 // and, where it was to wait for one, Accept has to look again.
 //
-// The dialer is counted in taken under the lock that Stats asks the kernel
-// under: so it is in one of the two counts at any time.
+// The dialer is counted in taken under the lock that Stats holds when it asks
+// the kernel. So it is always in one of the two counts.
 func (l *Listener) take(to task) (fd int, err error) {
 	fd = -1
 	accept := func(listening uintptr) bool {
@@ -155,7 +155,7 @@ func (l *Listener) heed(s *socket) {
 	}
 }
 
-// enqueue gives r to Accept. It reports false, and does nothing, after Close.
+// enqueue gives r to Accept. After Close it does nothing and reports false.
 func (l *Listener) enqueue(r result) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

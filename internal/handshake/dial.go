@@ -21,15 +21,15 @@ import (
 	"shmconn/internal/wait"
 )
 
-// register has looked up, in the background, what takes longer than a round
-// trip. The first byte does not wait for it.
+// register starts, in the background, lookups that take longer than a round
+// trip. The first byte does not wait for them.
 var register = sync.OnceFunc(func() {
 	wait.Prepare()
 	bubble.Go(dekker.Register)
 })
 
 // Dial connects to the listener on name, as shmconn.Dialer says. The error is
-// not wrapped yet, and that of an ended ctx is ctx's own.
+// not wrapped yet; if ctx has ended, it is ctx's own.
 func Dial(ctx context.Context, name string, d *DialOptions) (*stream.Stream, error) {
 	if !lockFree {
 		return nil, errors.ErrUnsupported
@@ -81,15 +81,15 @@ func dialNow(ctx context.Context, d *DialOptions, dirPath, base string) (*stream
 	}
 }
 
-// changed says that the listener behind path is not what it was when it was
-// looked at: the dialer begins anew.
+// changed is the error that the listener behind path is no longer the one that
+// was checked: the dialer begins anew.
 func changed(path, how string) error {
 	return &segment.NobodyError{Path: path, Why: how, Soon: true}
 }
 
-// connect makes a connection and hands the listener its end. All is made before
-// the listener is connected to: so that wakes it once, and it finds what it was
-// woken for.
+// connect makes a connection and hands the listener its end. It makes
+// everything before it connects, so it wakes the listener once, and the
+// listener finds the message.
 func (d *DialOptions) connect(ctx context.Context, dir *segment.Dir, base string) (_ *stream.Stream, err error) {
 	info, err := segment.Lookup(dir, base)
 	if err != nil {
@@ -153,8 +153,8 @@ func (d *DialOptions) allows(uid uint32) bool {
 	return uid == 0 || uid == uint32(os.Geteuid())
 }
 
-// refused returns an ECONNREFUSED that says where and why if err says that
-// nobody listens, and else err.
+// refused returns an ECONNREFUSED with the path and the reason if err means
+// that nobody listens, and otherwise err.
 func refused(err error) error {
 	if nobody, ok := errors.AsType[*segment.NobodyError](err); ok {
 		return fmt.Errorf("%v: %w", nobody, syscall.ECONNREFUSED)

@@ -13,7 +13,7 @@ import (
 	"shmconn/internal/stream"
 )
 
-// A dialEnd is a connection that the listener has not been told of yet.
+// A dialEnd is a connection of which the listener does not know yet.
 type dialEnd struct {
 	seg    *segment.Segment // nil once it is the stream's
 	id     segment.ID
@@ -50,15 +50,15 @@ func (o *dialEnd) make(ctx context.Context, dir *segment.Dir, base string, g seg
 	return err
 }
 
-// message and rights are what the acceptor is sent.
+// message and rights are what the dialer sends to the acceptor.
 func (o *dialEnd) message() []byte { return append([]byte(magic), o.id[:]...) }
 
 func (o *dialEnd) rights() []byte {
 	return unix.UnixRights(o.seg.File(), o.theirRinger, o.theirBell)
 }
 
-// stream makes our end, once the acceptor has been sent its own. prepare is
-// called with it before it is of use.
+// stream makes our end, once the acceptor's end was sent. It calls prepare with
+// the stream before anything else can use it.
 func (o *dialEnd) stream(peer stream.Cred, busyPoll time.Duration, prepare func(*stream.Stream)) (*stream.Stream, error) {
 	o.seg.HandedOver()
 	s := stream.New(peer, o.seg, o.size, o.bell, doorbell.NewRinger(o.ringer), busyPoll)

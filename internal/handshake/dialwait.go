@@ -23,8 +23,8 @@ func dialWait(ctx context.Context, d *DialOptions, dir, base string, begin time.
 	if err != nil {
 		return nil, err
 	}
-	// To close it can take the kernel 20 ms (it waits for everybody who may be
-	// reporting to it), which the connection need not wait for.
+	// Closing it can take the kernel 20 ms, because it waits for all that may
+	// be reporting to it. The connection need not wait for that.
 	defer bubble.Go(w.Close)
 	limit, ended := time.Duration(math.MaxInt64), error(nil)
 	if d.Wait > 0 {

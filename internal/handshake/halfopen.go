@@ -22,7 +22,7 @@ import (
 // not dealt with.
 type halfOpen struct {
 	fd    int
-	c     *os.File        // the same; nil unless somebody has to wait for the message
+	c     *os.File        // the same; nil unless a goroutine has to wait for the message
 	raw   syscall.RawConn // of c
 	peer  stream.Cred
 	heard bool // guarded by Listener.handshake
@@ -47,8 +47,8 @@ func (d *halfOpen) watch() (err error) {
 	return err
 }
 
-// close closes the socket. With it go the descriptors that nobody has received,
-// and the kernel may wait with their end for as long as the sender has said.
+// close closes the socket, and so the descriptors that were not received. The
+// kernel may wait for those for as long as the sender wants.
 func (d *halfOpen) close() {
 	if d.c == nil {
 		unix.Close(d.fd)
@@ -72,8 +72,8 @@ func (l *Listener) begin(fd int) {
 	for _, earlier := range halfOpens {
 		l.tryFinish(earlier)
 	}
-	// A dialer speaks as soon as it has connected. Usually it has not yet
-	// because its connect woke us on its processor.
+	// A dialer sends as soon as it has connected. Usually it has not sent yet
+	// because its connect woke us on its processor: yield to it first.
 	for start := wait.Now(); !l.tryFinish(d); wait.Yield() {
 		if wait.Now()-start > promptness {
 			l.finishLater(d)
@@ -82,7 +82,7 @@ func (l *Listener) begin(fd int) {
 	}
 }
 
-// finishLater has another goroutine wait for d's handshake.
+// finishLater makes another goroutine wait for d's handshake.
 func (l *Listener) finishLater(d *halfOpen) {
 	if err := d.watch(); err != nil {
 		l.drop(d, err)
@@ -113,8 +113,9 @@ func (l *Listener) finishLater(d *halfOpen) {
 	})
 }
 
-// evict ends the wait for d's handshake. Nothing comes in any more, so that d
-// knows and can dial again; what has come in before is heard.
+// evict ends the wait for d's handshake. It shuts the socket for reading, so
+// that d notices and can dial again; a message that has arrived before is still
+// handled.
 func (l *Listener) evict(d *halfOpen) {
 	d.control(func(fd int) { unix.Shutdown(fd, unix.SHUT_RD) })
 	l.tryFinish(d)
@@ -127,7 +128,8 @@ func spoken(fd int) bool {
 	return err != unix.EAGAIN && err != unix.EINTR
 }
 
-// expire ends the wait for d's handshake, unless that has been taken meanwhile.
+// expire ends the wait for d's handshake, unless the message has been taken by
+// then.
 func (l *Listener) expire(d *halfOpen, err error) {
 	l.handshake.Lock()
 	heard := d.heard
@@ -141,12 +143,12 @@ func (l *Listener) expire(d *halfOpen, err error) {
 // drop closes d's socket, and does not wait for that.
 func (l *Listener) drop(d *halfOpen, err error) {
 	go d.abandon()
-	l.run(-1) // the Logger's handler may be what closes the listener
+	l.run(-1) // the Logger's handler may close the listener
 	defer l.run(1)
 	l.refuse(d, err)
 }
 
-// refuse counts a dialer that is not to be a connection, and tells the log why.
+// refuse counts a dialer that is refused, and logs the reason.
 func (l *Listener) refuse(d *halfOpen, err error) {
 	l.mu.Lock()
 	l.taken--
@@ -157,14 +159,14 @@ func (l *Listener) refuse(d *halfOpen, err error) {
 		return
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = errors.New("said nothing in time")
+		err = errors.New("sent nothing in time")
 	}
 	l.logger.Warn("shmconn: dialer refused", "listener", l.name,
 		"pid", d.peer.PID, "uid", d.peer.UID, "gid", d.peer.GID, "reason", err)
 }
 
 // tryFinish takes the message of d, if it is there, and gives the connection to
-// Accept. It reports whether it was there.
+// Accept. It reports whether the message was there.
 func (l *Listener) tryFinish(d *halfOpen) bool {
 	there, err := l.finishNow(d)
 	if err != nil {
@@ -173,9 +175,8 @@ func (l *Listener) tryFinish(d *halfOpen) bool {
 	return there
 }
 
-// finishNow is tryFinish, but for what is done with a dialer that is refused:
-// the Logger is told of that, and not while the next one waits for its
-// handshake.
+// finishNow is tryFinish without the refusal: it leaves that to the caller, so
+// that the Logger's handler does not delay the next handshake.
 func (l *Listener) finishNow(d *halfOpen) (heard bool, err error) {
 	l.handshake.Lock()
 	defer l.handshake.Unlock()
@@ -196,12 +197,12 @@ func (l *Listener) finishNow(d *halfOpen) (heard bool, err error) {
 	return true, l.finishSoon(d)
 }
 
-// finishSoon has another goroutine finish d's handshake, because a descriptor
+// finishSoon makes another goroutine finish d's handshake, because a descriptor
 // may be of a file system that does not answer, even to a close. It waits for
-// that, and not for long.
+// that goroutine, for attachTimeout at most.
 func (l *Listener) finishSoon(d *halfOpen) error {
 	if !l.countIn(d.peer) {
-		return errors.New("too many introductions by this user are under way")
+		return errors.New("too many handshakes by this user are under way")
 	}
 	done := make(chan struct{})
 	go func() {
@@ -210,7 +211,7 @@ func (l *Listener) finishSoon(d *halfOpen) error {
 		defer l.countOut(d.peer)
 		l.finish(d)
 	}()
-	late := time.NewTimer(attachPatience)
+	late := time.NewTimer(attachTimeout)
 	defer late.Stop()
 	select {
 	case <-done:
@@ -250,9 +251,9 @@ func (l *Listener) countOut(peer stream.Cred) {
 	}
 }
 
-// finish makes a connection of what d has sent and gives it to Accept. Where
-// this end is short of what that takes, Accept says so, and d is the next that
-// an Accept deals with.
+// finish makes a connection from d's message and gives it to Accept. If this
+// end is short of what that takes, Accept returns that error, and the next call
+// of Accept goes on with d.
 func (l *Listener) finish(d *halfOpen) {
 	s, err := d.attach(l)
 	for scarce(err) && l.purge() {
@@ -288,8 +289,8 @@ func (l *Listener) keepShort(d *halfOpen, err error) bool {
 	return true
 }
 
-// attach receives what d has sent, unless it has before, and makes the
-// acceptor's stream of that.
+// attach receives d's message, unless it was received before, and makes the
+// acceptor's stream from it.
 func (d *halfOpen) attach(l *Listener) (*stream.Stream, error) {
 	if !d.received {
 		err := net.ErrClosed
@@ -312,9 +313,9 @@ func (d *halfOpen) abandon() {
 	}
 }
 
-// attach makes the acceptor's stream of what the dialer has sent. The
-// descriptors stay the caller's, who can try again when the process was short
-// of something.
+// attach makes the acceptor's stream from the dialer's message. The caller
+// still owns the descriptors, and can try again if the process was short of
+// something.
 func (h message) attach(l *Listener, peer stream.Cred) (_ *stream.Stream, err error) {
 	var undo []func()
 	defer func() {

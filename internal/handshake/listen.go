@@ -20,7 +20,7 @@ import (
 	"shmconn/internal/stream"
 )
 
-// A Listener is what is behind a Listener.
+// A Listener is what is behind a shmconn.Listener.
 //
 // Accept takes dialers off the socket, one at a time: so it is the kernel that
 // keeps the backlog. A dialer whose message is not there yet gets a goroutine
@@ -38,7 +38,7 @@ type Listener struct {
 	sockets     []*socket      // the last one has the name; see watch
 	acceptQueue []result       // for Accept
 	busy        map[uint32]int // handshakes under way, by user
-	halfOpens   []*halfOpen    // have said nothing yet, oldest first
+	halfOpens   []*halfOpen    // have sent nothing yet, oldest first
 	short       []*halfOpen    // this end was short of what their handshakes take
 	taken       int            // dialers that are off the socket, and neither in acceptQueue nor refused
 	waiting     *socket        // that Accept waits on
@@ -55,8 +55,8 @@ type Listener struct {
 
 	deadline deadline.Deadline
 
-	// handshake is held while what a dialer has said is dealt with, so that
-	// who has dialed after another Dial had returned is accepted after it.
+	// handshake is held while a dialer's message is handled, so that
+	// connections are accepted in the order in which their Dials have returned.
 	handshake sync.Mutex
 }
 
@@ -131,8 +131,8 @@ func Listen(name string, lc ListenOptions) (*Listener, error) {
 	return l, nil
 }
 
-// checkMode says what is wrong with the mode of a listener's files: whoever may
-// dial reads one of them and writes to the other.
+// checkMode returns an error if the mode of a listener's files is wrong: a
+// dialer reads one of them and writes to the other.
 func checkMode(mode fs.FileMode) error {
 	if mode&0o600 != 0o600 {
 		return fmt.Errorf("mode %#o shuts out the listener's own user, who may always dial: "+
@@ -143,7 +143,7 @@ func checkMode(mode fs.FileMode) error {
 		read, write fs.FileMode
 	}{{"group", 0o040, 0o020}, {"others", 0o004, 0o002}} {
 		if mode&who.write != 0 && mode&who.read == 0 {
-			return fmt.Errorf("mode %#o lets the %s write only, and to dial takes both: "+
+			return fmt.Errorf("mode %#o lets the %s write only, and dialing takes both: "+
 				"0600 lets in one's own user, 0660 the group, too, 0666 everybody", uint32(mode), who.what)
 		}
 	}
@@ -204,7 +204,7 @@ func (l *Listener) leave() {
 	}
 }
 
-// Close stops listening. Those that wait for Accept are reset.
+// Close stops listening. Connections that wait for Accept are reset.
 func (l *Listener) Close() error {
 	l.mu.Lock()
 	if l.closed {
@@ -230,7 +230,7 @@ func (l *Listener) Close() error {
 	}
 	l.deadline.Stop()
 	l.spares.close()
-	spares.sweep() // so that nothing is left where it was this process that dialed
+	spares.sweep() // so that nothing is left if this process dialed
 	for _, r := range ready {
 		if r.s != nil {
 			r.s.Abort()

@@ -2,5 +2,5 @@
 
 package handshake
 
-// lockFree says whether 64-bit atomics are the processor's own.
+// lockFree reports whether 64-bit atomics are the processor's own.
 const lockFree = true

@@ -18,9 +18,9 @@ import (
 // The handshake is one message over the listener's socket, from the dialer:
 // magic, the id of the segment, and three descriptors: the segment, the end of
 // the dialer's doorbell that rings, the end of the acceptor's that is waited
-// on. The dialer closes these and the socket, and is connected. When the
-// listener dies or closes before it has taken them, the kernel closes them, and
-// the dialer finds that nobody is left to ring its bell, as it would if its
+// on. The dialer closes these and the socket, and is connected. If the listener
+// dies or closes before it has received them, the kernel closes them, and the
+// dialer finds that no process is left to ring its bell, as it would if its
 // peer had died later.
 const (
 	magic       = "shmconn\x01"
@@ -29,31 +29,31 @@ const (
 
 	reuseMessageSize = messageSize + 4
 
-	messageTimeout = 2 * time.Second // for a dialer that has connected to say something
-	maxHalfOpens   = 64              // that have connected and said nothing yet
+	messageTimeout = 2 * time.Second // for a dialer that has connected to send its message
+	maxHalfOpens   = 64              // that have connected and sent nothing yet
 	promptness     = 20 * time.Microsecond
 
 	maxTries = 16                    // of a dialer at a listener that changes
 	maxPause = 10 * time.Millisecond // between them: 100 ms in all
 
-	attachPatience = 250 * time.Millisecond // for the kernel to say what was sent
+	attachTimeout  = 250 * time.Millisecond // for the kernel to answer about the descriptors that were sent
 	maxAttachments = 16                     // of a user that are under way
 )
 
-// A message is what an acceptor was sent.
+// A message is what an acceptor has received.
 type message struct {
 	id                 segment.ID
 	file, ringer, bell int
 }
 
-// reuseMessage is what a dialer says instead that has taken a spare, for which
-// no descriptor need be sent: magic, the id of the segment, the generation.
+// reuseMessage is the message of a dialer that has taken a spare, which needs
+// no descriptors: magic, the id of the segment, the generation.
 func reuseMessage(id segment.ID, generation uint32) []byte {
 	return binary.NativeEndian.AppendUint32(append([]byte(magic), id[:]...), generation)
 }
 
-// receiveReuse looks for such a message, and leaves it where it is. there says
-// whether there is something to receive, if only an error or the end.
+// receiveReuse peeks for such a message. there reports whether there is
+// something to receive, if only an error or the end.
 func receiveReuse(sock int) (id segment.ID, generation uint32, ok, there bool) {
 	var buf [reuseMessageSize + 1]byte
 	n, _, flags, _, err := unix.Recvmsg(sock, buf[:], nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
@@ -72,29 +72,27 @@ func receiveReuse(sock int) (id segment.ID, generation uint32, ok, there bool) {
 }
 
 // receive returns the message that a dialer has sent over sock, or EAGAIN if it
-// has not yet. Where the process is out of descriptors it can be called again.
+// has not yet. If the process is out of descriptors it can be called again.
 func receive(sock int) (h message, err error) {
 	for range 100 {
 		if h, err = receiveOnce(sock); err != errAgain {
 			return h, err
 		}
 	}
-	return h, errors.New("introduction cannot be received")
+	return h, errors.New("the dialer's message cannot be received")
 }
 
-// errAgain says that what was received may be another thing when looked at
-// again.
+// errAgain means that receiving again may give another result.
 var errAgain = errors.New("look again")
 
 func receiveOnce(sock int) (message, error) {
-	// Asked before the message is looked at: if the dialer has closed its
-	// socket by now, an empty message is the end. Else it may have sent and
-	// closed in between.
+	// Check this before the message: if the dialer has closed its socket by
+	// now, an empty message is the end. Otherwise it may have sent and closed
+	// in between.
 	ended := hungUp(sock)
 
-	// The message is looked at and not taken: if there is no descriptor left
-	// for one of those in it, it stays whole. Closing the socket throws it
-	// away.
+	// Peek at the message without taking it: if there is no descriptor left for
+	// one of those in it, it stays whole. Closing the socket discards it.
 	buf := make([]byte, messageSize+1)
 	oob := make([]byte, unix.CmsgSpace(4*(messageFDs+1)))
 	n, oobn, flags, _, err := unix.Recvmsg(sock, buf, oob, unix.MSG_PEEK|unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
@@ -116,14 +114,14 @@ func receiveOnce(sock int) (message, error) {
 		return message{}, errAgain
 	}
 	if flags&unix.MSG_CTRUNC != 0 && len(fds) < messageFDs {
-		// No descriptors were left, unless there is something wrong with those
-		// that were sent. Some may have become free since.
+		// No descriptors were left, unless those that were sent are wrong. Some
+		// may have become free since.
 		if err := canHave(sock, messageFDs); err != nil {
 			return message{}, err
 		}
 		return message{}, errAgain
 	}
-	return message{}, errors.New("introduction is not understood")
+	return message{}, errors.New("the dialer's message is not understood")
 }
 
 // hungUp reports whether the other end of sock is closed.
@@ -161,7 +159,7 @@ func canHave(fd, n int) error {
 	return nil
 }
 
-// closeAll closes those of the descriptors that there are.
+// closeAll closes those of the descriptors that are not -1.
 func closeAll(fds []int) {
 	for _, fd := range fds {
 		if fd >= 0 {
@@ -176,9 +174,10 @@ func (h message) close() { closeAll([]int{h.file, h.ringer, h.bell}) }
 // sendMessage sends a handshake over sock, which is connected to the socket at
 // path.
 //
-// A listener with too many silent dialers drops the eldest, which can be this
-// one if it was kept from speaking: then it begins anew. And a user may have so
-// many descriptors only on their way: then the backlog is full for him.
+// A listener with too many silent dialers drops the oldest. That can be this
+// dialer, if it was kept from sending: then it begins anew. And the kernel
+// limits how many descriptors of a user are in flight: at the limit, the
+// backlog counts as full.
 func sendMessage(ctx context.Context, sock int, path string, message, rights []byte) error {
 	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
 		switch err := unix.Sendmsg(sock, message, rights, nil, unix.MSG_NOSIGNAL); err {

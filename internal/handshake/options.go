@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// DialOptions are what shmconn.Dialer has for a dial.
+// DialOptions are the options of a shmconn.Dialer.
 type DialOptions struct {
 	Wait     time.Duration
 	BusyPoll time.Duration // of the stream
@@ -20,7 +20,8 @@ type DialOptions struct {
 	SpareTime  time.Duration
 }
 
-// ListenOptions are what shmconn.ListenConfig has, with its defaults filled in.
+// ListenOptions are the options of a shmconn.ListenConfig, with its defaults
+// filled in.
 type ListenOptions struct {
 	RingSize  int
 	Backlog   int
@@ -41,8 +42,8 @@ type Stats struct {
 	Closed   bool
 }
 
-// A WaitError is the error of a dial that has waited for a listener: what the
-// last look found, and what ended the wait if that was not Dialer.Wait.
+// A WaitError is the error of a dial that has waited for a listener: the result
+// of the last check, and what ended the wait if that was not Dialer.Wait.
 type WaitError struct {
 	Found  error
 	Waited time.Duration

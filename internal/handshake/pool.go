@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	spareTick = 250 * time.Millisecond // from one look at all spares to the next
+	spareTick = 250 * time.Millisecond // from one check of all spares to the next
 	maxSpares = 64                     // of a pool: each has two or three descriptors
 )
 
@@ -22,7 +22,7 @@ const (
 type spare struct {
 	*stream.Spare
 	id   segment.ID
-	left int // looks until it has been here for long enough
+	left int // checks until its time is over
 
 	// Of a dialer's.
 	to       destination
@@ -30,13 +30,14 @@ type spare struct {
 	socket   segment.SocketName
 
 	// Of a listener's.
-	taken int // looks in a row that found it taken by a dialer that is not on its way
+	taken int // checks in a row that found it taken by a dialer that is not on its way
 }
 
-// A pool holds spares, the eldest first. What is given up is closed.
+// A pool holds spares, the oldest first. Spares that it gives up are closed.
 //
-// A dialer's spares are of one pool, and it may give up any of them. A listener
-// has a pool of its own, and asks the dialer's word first: see stream.Spare.
+// All dials of a process share one pool, which may give up any spare. A
+// listener has a pool of its own, and checks the dialer's word first: see
+// stream.Spare.
 type pool struct {
 	awaited func() bool // a listener's: a dialer that has taken a spare may be on its way; nil for a dialer's
 
@@ -46,11 +47,11 @@ type pool struct {
 	spares []*spare
 	bytes  int
 	closed bool
-	armed  bool // a look is to come
+	armed  bool // a check is scheduled
 }
 
-// keepFor is what to do with a stream's spare: p has it for the time d, with no
-// more than most bytes of spares.
+// keepFor returns the function that keeps a stream's spare: p has it for the
+// time d, with no more than most bytes of spares.
 func (p *pool) keepFor(s spare, most int, d time.Duration) func(*stream.Spare) {
 	return func(left *stream.Spare) {
 		s := s
@@ -66,7 +67,7 @@ func (p *pool) put(s *spare, most int) {
 	defer func() {
 		closeSpares(out)
 		if len(out) > 0 && p != &spares {
-			spares.sweep() // where it was this process that dialed
+			spares.sweep() // if this process dialed
 		}
 	}()
 	p.mu.Lock()
@@ -85,8 +86,8 @@ func (p *pool) put(s *spare, most int) {
 	p.spares = append(p.spares, s)
 	p.bytes += s.Bytes()
 	p.n.Add(1)
-	// A peer in this process that let go before s was there to be swept is
-	// seen here: it lets go first and sweeps then.
+	// A peer in this process may have let go before s was here to be swept. It
+	// lets go first and sweeps then, so check here.
 	if (!s.Offer() || s.Gone()) && p.mayGo(s) {
 		out = append(out, p.remove(len(p.spares)-1))
 		return
@@ -106,7 +107,7 @@ func (p *pool) remove(i int) *spare {
 	return s
 }
 
-// arm sees to the next look. The caller has p.mu.
+// arm schedules the next check. The caller has p.mu.
 func (p *pool) arm() {
 	if len(p.spares) > 0 && !p.armed {
 		p.armed = true
@@ -132,9 +133,9 @@ func (p *pool) giveUp(pick func(*spare) bool) bool {
 	return len(out) > 0
 }
 
-// look gives up those that have been here for long enough, and those whose peer
-// has let go of them. A dialer may have taken one, written, and died: then it
-// is heard first, as the kernel keeps what it has said.
+// look gives up spares whose time is over, and those whose peer has let go of
+// them. A dialer may have taken one, written, and died: then its message is
+// handled first, which the kernel keeps.
 func (p *pool) look() {
 	awaited := p.awaited != nil && p.awaited()
 	p.giveUp(func(s *spare) bool {
@@ -147,8 +148,8 @@ func (p *pool) look() {
 	p.arm()
 }
 
-// lost reports whether a dialer has taken s and has not come for as long as a
-// dialer may be silent. One that waits in the backlog is not lost.
+// lost reports whether a dialer has taken s and has sent nothing for as long as
+// a dialer may be silent. A dialer that waits in the backlog is not lost.
 func (p *pool) lost(s *spare, awaited bool) bool {
 	if p.awaited == nil || awaited || !s.Taken() {
 		s.taken = 0
@@ -158,7 +159,7 @@ func (p *pool) lost(s *spare, awaited bool) bool {
 	return s.taken > int(messageTimeout/spareTick)
 }
 
-// dialed takes for the dialer the youngest spare of to that the listener has
+// dialed takes the newest spare for the destination that the listener has
 // offered. It returns nil if there is none.
 func (p *pool) dialed(to destination) *spare {
 	if p.n.Load() == 0 {
@@ -178,9 +179,9 @@ func (p *pool) dialed(to destination) *spare {
 	return nil
 }
 
-// introduced takes out the spare that a dialer has taken and speaks of. It
-// returns nil if there is none, or if it is another process that speaks. The
-// dialer may be dead by now: what it has written is there.
+// introduced removes the spare that a dialer has taken and names in its
+// message. It returns nil if there is none, or if the message is from another
+// process. The dialer may be dead by now: its bytes can still be read.
 func (p *pool) introduced(id segment.ID, generation uint32, peer stream.Cred) *spare {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -193,14 +194,14 @@ func (p *pool) introduced(id segment.ID, generation uint32, peer stream.Cred) *s
 	return p.remove(i)
 }
 
-// purge gives up all that may go, where the process or the machine is short of
-// what they take. It reports whether there were any.
+// purge gives up all spares that may go, because the process or the machine is
+// short of something. It reports whether there were any.
 func (p *pool) purge() bool { return p.giveUp(p.mayGo) }
 
-// sweep gives up those whose peer has let go of them.
+// sweep gives up spares whose peer has let go of them.
 func (p *pool) sweep() { p.giveUp(func(s *spare) bool { return s.Gone() }) }
 
-// close gives up all spares, and all that come later.
+// close gives up all spares, now and later.
 func (p *pool) close() {
 	p.mu.Lock()
 	out := p.spares

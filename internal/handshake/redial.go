@@ -16,8 +16,8 @@ import (
 // spares are those of all dials of this process.
 var spares pool
 
-// DropSpares gives up the spares of all dials of this process. It is for tests
-// that count what is left.
+// DropSpares gives up the spares of all dials of this process, for tests that
+// count leaks.
 func DropSpares() { spares.purge() }
 
 // A destination is what a spare may be used for: a dial to a path, by a user.
@@ -31,13 +31,13 @@ func destinationOf(dir, base string) (destination, error) {
 	return destination{dir, base, os.Geteuid(), os.Getegid()}, err
 }
 
-// redial dials by a spare of an earlier connection to the same listener. It
-// returns nil, and no error, if there is none that is of use: a fresh
-// connection is made then.
+// redial dials with a spare of an earlier connection to the same listener. It
+// returns nil and no error if no spare can be used: the dial then makes
+// everything anew.
 //
-// A spare is of use if the name still leads to the socket that it was made by,
-// and the process that it was made with still listens there. That process finds
-// it by its id.
+// A spare can be used if the name still leads to the same socket, and the
+// process that it was made with still listens there. That process finds the
+// spare by its id.
 func (d *DialOptions) redial(ctx context.Context, dir, base string) (*stream.Stream, error) {
 	if d.SpareBytes <= 0 {
 		return nil, nil
@@ -62,7 +62,8 @@ func (d *DialOptions) redial(ctx context.Context, dir, base string) (*stream.Str
 	}
 }
 
-// reach speaks of s, which was taken, to the listener. The error is ctx's.
+// reach sends the listener the message for s, which was taken. The error is
+// ctx's.
 func (d *DialOptions) reach(ctx context.Context, s *spare) (ok bool, err error) {
 	if !d.allows(s.ownerUID) || !d.allows(s.Cred().UID) || !s.socket.Same() {
 		return false, nil
@@ -81,16 +82,16 @@ func (d *DialOptions) reach(ctx context.Context, s *spare) (ok bool, err error) 
 	if err := sendMessage(ctx, sock, s.socket.Path(), reuseMessage(s.id, s.Next()), nil); err != nil {
 		return false, ctx.Err()
 	}
-	return !s.Gone(), nil // the listener gives up those that were taken long ago
+	return !s.Gone(), nil // the listener gives up spares that were taken long ago
 }
 
-// keepFor has a stream's spare kept for the next dial.
+// keepFor keeps a stream's spare for the next dial.
 func (d *DialOptions) keepFor(s spare) func(*stream.Spare) {
 	return spares.keepFor(spare{id: s.id, to: s.to, ownerUID: s.ownerUID, socket: s.socket}, d.SpareBytes, d.SpareTime)
 }
 
-// keepable has s kept for the next dial, where that is of use. It is for the
-// first generation.
+// keepable keeps the parts of s for the next dial, if the listener can use them
+// again. It is for the first generation.
 func (d *DialOptions) keepable(s *stream.Stream, g segment.Geometry, of spare) {
 	if g.Reuse && s.Cred().PID != 0 {
 		s.KeepFor(d.keepFor(of))

@@ -10,17 +10,17 @@ import (
 	"shmconn/internal/stream"
 )
 
-// finishReuse makes a connection of a spare that d has taken. The kernel is
-// asked for nothing that could keep it waiting.
+// finishReuse makes a connection from a spare that d has taken. It makes no
+// system call that could block.
 func (l *Listener) finishReuse(d *halfOpen, id segment.ID, generation uint32) error {
 	left := l.spares.introduced(id, generation, d.peer)
 	if left == nil {
-		return errors.New("there is no such segment that could be used again")
+		return errors.New("there is no such segment to use again")
 	}
 	if d.peer.Trusted() {
 		d.close()
 	} else {
-		go d.close() // it may have sent more than was looked at
+		go d.close() // it may have sent more than was checked
 	}
 	s := left.Stream(l.busyPoll, l.keepFor(id))
 	if !l.enqueue(result{s: s}) {
@@ -29,7 +29,7 @@ func (l *Listener) finishReuse(d *halfOpen, id segment.ID, generation uint32) er
 	return nil
 }
 
-// keepFor has a stream's spare kept for the dialer's next connection.
+// keepFor keeps a stream's spare for the dialer's next connection.
 func (l *Listener) keepFor(id segment.ID) func(*stream.Spare) {
 	return l.spares.keepFor(spare{id: id}, l.most, l.spareFor)
 }

@@ -9,9 +9,9 @@ import (
 	"syscall"
 )
 
-// scarce reports whether err says that this process, its user or the machine is
-// short of something: descriptors, memory, addresses, mappings, watches (ENOSPC
-// of epoll and inotify), room in a directory.
+// scarce reports whether err means that this process, its user or the machine
+// is short of something: descriptors, memory, addresses, mappings, watches
+// (ENOSPC of epoll and inotify), room in a directory.
 func scarce(err error) bool {
 	for _, errno := range [...]error{
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.ENOSPC, syscall.EDQUOT, syscall.ENOLCK,
@@ -20,13 +20,13 @@ func scarce(err error) bool {
 			return true
 		}
 	}
-	// Memory that would have to be locked (mlockall) says so in its own way.
+	// Memory that would have to be locked (mlockall) has its own error.
 	call, ok := errors.AsType[*os.SyscallError](err)
 	return ok && call.Syscall == "mmap" && call.Err == syscall.EAGAIN
 }
 
-// A shortage is an error of which net.Error's Temporary is true: whoever calls
-// again may succeed. syscall.Errno says so of a few only.
+// A shortage is an error whose Temporary is true: another call may succeed.
+// syscall.Errno's Temporary is true of only a few.
 type shortage struct{ error }
 
 func (s shortage) Unwrap() error { return s.error }
@@ -35,8 +35,7 @@ func (shortage) Temporary() bool { return true }
 
 func (shortage) Timeout() bool { return false }
 
-// temporary returns err so that it says that it is temporary, if it is a
-// shortage.
+// temporary returns err, as a shortage if it is one.
 func temporary(err error) error {
 	if scarce(err) {
 		return shortage{err}
@@ -44,8 +43,8 @@ func temporary(err error) error {
 	return err
 }
 
-// syscallError returns the system call's error that is in err, as package net
-// has it: so that it is wrapped once, and says whether it is temporary.
+// syscallError returns the system call's error in err, as package net does: so
+// it is wrapped once, and Temporary works.
 func syscallError(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err

@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// TestScarce says of each error of Accept whether a server that gets it should go on:
-// package net asks an error's Temporary, and net/http goes by that.
+// TestScarce says of each error of Accept whether a server that gets it should
+// go on: package net asks an error's Temporary, and net/http goes by that.
 func TestScarce(t *testing.T) {
 	for _, tt := range []struct {
 		err       error
@@ -41,7 +41,8 @@ func TestScarce(t *testing.T) {
 			t.Errorf("scarce(%v) = %t", tt.err, got)
 		}
 		err := net.Error(&net.OpError{Op: "accept", Net: "shm", Err: temporary(tt.err)})
-		// By the method's own interface: net.Error's is deprecated, though servers ask it.
+		// By the method's own interface: net.Error's is deprecated, though
+		// servers ask it.
 		if got := err.(interface{ Temporary() bool }).Temporary(); got != tt.temporary && !errors.Is(tt.err, syscall.EAGAIN) {
 			t.Errorf("%v: Temporary is %t", err, got)
 		}

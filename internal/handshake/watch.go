@@ -9,10 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchEvery is how often a listener looks whether its files are still there.
+// watchEvery is the time between a listener's checks that its files are still
+// there.
 const watchEvery = time.Second
 
-// watch looks whether the listener's files are still there, and puts them back
+// watch checks whether the listener's files are still there, and puts them back
 // if not.
 func (l *Listener) watch() {
 	sock, err := l.files.Restore()
@@ -40,10 +41,10 @@ func (l *Listener) watch() {
 }
 
 // removeDrained removes from sockets, and returns, those that have lost their
-// name and have nobody in their backlog. A dialer that has found a socket by
-// its name connects within microseconds; from the second look on, none can be
-// on its way but one that was stopped, which will find the socket closed and
-// dial anew. The caller has l.mu.
+// name and have an empty backlog. A dialer that has found a socket by its name
+// connects within microseconds. From the second check on, only a dialer that
+// was stopped can still be on its way: it will find the socket closed and dial
+// anew. The caller has l.mu.
 func (l *Listener) removeDrained() (drained []*socket) {
 	if l.closed {
 		return nil
@@ -63,8 +64,7 @@ func (l *Listener) removeDrained() (drained []*socket) {
 	return drained
 }
 
-// pending reports whether a dialer waits in the backlog. When in doubt it says
-// so.
+// pending reports whether a dialer waits in the backlog; in doubt, true.
 func (s *socket) pending() (pending bool) {
 	err := s.raw.Control(func(fd uintptr) {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}

@@ -3,5 +3,5 @@
 package handshake
 
 // lockFree says whether 64-bit atomics are the processor's own. Here they are
-// locks of the process, which another process does not know of.
+// locks of this process, which other processes do not see.
 const lockFree = false

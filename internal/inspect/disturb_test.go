@@ -18,9 +18,11 @@ import (
 	"shmconn/internal/segment"
 )
 
-// These tests hold against the connection itself that looking does nothing to it.
+// These tests hold against the connection itself that looking does nothing to
+// it.
 
-// factsOf returns what is found about the only connection of name before it is read.
+// factsOf returns what is found about the only connection of name before it is
+// read.
 func factsOf(t *testing.T, name string) (*facts, map[int]*process) {
 	t.Helper()
 	s := &Scanner{Dirs: []string{testDir()}}
@@ -101,8 +103,8 @@ func TestAllWays(t *testing.T) {
 	}
 }
 
-// fingerprint returns all that could show that somebody was at a segment: its bytes,
-// its times, and how often it is linked.
+// fingerprint returns all that could show that somebody was at a segment: its
+// bytes, its times, and how often it is linked.
 func fingerprint(t *testing.T, fd int) string {
 	t.Helper()
 	b := make([]byte, segment.PageSize)
@@ -116,7 +118,8 @@ func fingerprint(t *testing.T, fd int) string {
 	return fmt.Sprintf("%x %v %v %v %d %d", b, st.Atim, st.Mtim, st.Ctim, st.Nlink, st.Size)
 }
 
-// TestIdleUntouched looks a hundred times at a connection both of whose ends sleep.
+// TestIdleUntouched looks a hundred times at a connection both of whose ends
+// sleep.
 func TestIdleUntouched(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
@@ -172,8 +175,8 @@ func TestIdleUntouched(t *testing.T) {
 	}
 }
 
-// TestDeathNoticed kills a process while its connection's segment, in all ways, and the
-// doorbells of the other end are open here.
+// TestDeathNoticed kills a process while its connection's segment, in all ways,
+// and the doorbells of the other end are open here.
 func TestDeathNoticed(t *testing.T) {
 	for _, kind := range kinds {
 		for _, who := range []string{"dialer", "acceptor"} {
@@ -275,8 +278,8 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// TestBusyUntouched looks again and again at a connection that carries bytes as fast as
-// it can: all arrive, and it never seems to be damaged.
+// TestBusyUntouched looks again and again at a connection that carries bytes as
+// fast as it can: all arrive, and it never seems to be damaged.
 func TestBusyUntouched(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
@@ -349,8 +352,8 @@ func TestBusyUntouched(t *testing.T) {
 	}
 }
 
-// TestReadOnly has the kernel tell of all that is done to the files of a listener and a
-// connection while they are looked at.
+// TestReadOnly has the kernel tell of all that is done to the files of a
+// listener and a connection while they are looked at.
 func TestReadOnly(t *testing.T) {
 	d, _, name := connect(t, "named", 0, 0)
 	d.do("write 0 5")

@@ -25,9 +25,9 @@ import (
 	"shmconn/internal/segment"
 )
 
-// evil has memory mapped that looks like a connection's from outside. A line is where it
-// is ("memfd:NAME" or a path), its size, the size of the mapping, and the first bytes, in
-// hexadecimal digits.
+// evil has memory mapped that looks like a connection's from outside. A line is
+// where it is ("memfd:NAME" or a path), its size, the size of the mapping, and
+// the first bytes, in hexadecimal digits.
 func evil(in *bufio.Scanner) {
 	var pipe [2]int
 	err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK)
@@ -87,8 +87,8 @@ func put(at int, v uint64) func([]byte) {
 	return func(b []byte) { binary.NativeEndian.PutUint64(b[at:], v) }
 }
 
-// TestHostile looks at memory that looks like a connection's and is none, or is a
-// damaged one.
+// TestHostile looks at memory that looks like a connection's and is none, or is
+// a damaged one.
 func TestHostile(t *testing.T) {
 	page := segment.PageSize
 	ring := 4 * page
@@ -154,13 +154,13 @@ func TestWrongID(t *testing.T) {
 	defer os.Remove(at)
 	e.do("%s %d %d %x", at, 3*page, 2*page, header(page, segment.ID{1}, nil))
 	c := one(t, name)
-	if c.State != Corrupt || !strings.Contains(c.Note, "another id") {
+	if c.State != Corrupt || !strings.Contains(c.Note, "differs in id") {
 		t.Errorf("%s: %s", c.State, c.Note)
 	}
 }
 
-// TestJudgeRandom judges what chance puts together: it must not panic, and not say
-// anything that cannot be.
+// TestJudgeRandom judges what chance puts together: it must not panic, and not
+// say anything that cannot be.
 func TestJudgeRandom(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -298,8 +298,8 @@ func TestShaped(t *testing.T) {
 	}
 }
 
-// TestForked has a process that has everything from its parent, and one that has dialed
-// its parent and has the segment at the same address.
+// TestForked has a process that has everything from its parent, and one that
+// has dialed its parent and has the segment at the same address.
 func TestForked(t *testing.T) {
 	m := mapping{start: 1, end: 2, segmentFile: segmentFile{base: "feed"}}
 	bell, ringer := pipeEnd{5, 100, false, false}, pipeEnd{6, 101, true, false}
@@ -315,20 +315,20 @@ func TestForked(t *testing.T) {
 	}
 }
 
-// TestPatience asks about a process of which the kernel does not tell.
-func TestPatience(t *testing.T) {
+// TestAnswerTimeout asks about a process of which the kernel does not tell.
+func TestAnswerTimeout(t *testing.T) {
 	s := new(Scanner)
 	release := make(chan struct{})
-	if s.patiently(1, func() { <-release }) {
+	if s.withinTimeout(1, func() { <-release }) {
 		t.Error("the kernel has told")
 	}
 	start := time.Now()
-	if s.patiently(1, func() { t.Error("it was asked again") }) || time.Since(start) > patience/2 {
+	if s.withinTimeout(1, func() { t.Error("it was asked again") }) || time.Since(start) > answerTimeout/2 {
 		t.Error("it was waited for again")
 	}
-	if !s.patiently(2, func() {}) {
+	if !s.withinTimeout(2, func() {}) {
 		t.Error("another process was not asked about")
 	}
 	close(release)
-	eventually(func() bool { return s.patiently(1, func() {}) })
+	eventually(func() bool { return s.withinTimeout(1, func() {}) })
 }

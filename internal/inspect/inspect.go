@@ -1,10 +1,10 @@
-// Package inspect finds the listeners and connections of a machine and tells how they
-// are, from outside: it reads what the kernel shows in /proc, and copies of the headers
-// that the two ends of a connection share. It stores nothing, takes no lock and rings
-// no doorbell.
+// Package inspect finds the listeners and connections of a machine and tells
+// how they are, from outside: it reads what the kernel shows in /proc, and
+// copies of the headers that the two ends of a connection share. It stores
+// nothing, takes no lock and rings no doorbell.
 //
-// What it reads is written by others, who may be hostile: all is held against bounds,
-// and what makes no sense is Corrupt.
+// What it reads is written by others, who may be hostile: all is held against
+// bounds, and what makes no sense is Corrupt.
 package inspect
 
 import (
@@ -55,8 +55,8 @@ type Listener struct {
 	Note      string    `json:"note,omitempty"`
 }
 
-// An Activity is what one end does in one direction, as far as it can be told from
-// outside: an end that polls looks like one that does something else.
+// An Activity is what one end does in one direction, as far as it can be told
+// from outside: an end that polls looks like one that does something else.
 type Activity string
 
 const (
@@ -81,7 +81,8 @@ type Flow struct {
 	ReaderCause string `json:"reader_cause,omitempty"`
 }
 
-// causes are the numbers of FORMAT.md in words: why an end sleeps instead of polling.
+// causes are the numbers of FORMAT.md in words: why an end sleeps instead of
+// polling.
 var causes = []string{
 	wait.Always:    "never polls",
 	wait.Gap:       "long gaps",
@@ -127,9 +128,9 @@ func (c *Conn) Key() any {
 	}{c.key, c.ID}
 }
 
-// A key is the memory of a connection. The name tells file systems apart, whose device
-// numbers /proc/PID/maps and stat do not always agree on; for files that never had a name
-// there is nothing better.
+// A key is the memory of a connection. The name tells file systems apart, whose
+// device numbers /proc/PID/maps and stat do not always agree on; for files that
+// never had a name there is nothing better.
 type key struct {
 	inode uint64
 	file  string // without its directory
@@ -144,8 +145,9 @@ type Snapshot struct {
 	Hidden    int        `json:"hidden"` // processes that the caller may not look into
 }
 
-// Select returns the part of s that is about name: in its directory if name says one,
-// and all in the directory if it ends in a slash. Anonymous memory has no directory.
+// Select returns the part of s that is about name: in its directory if name
+// says one, and all in the directory if it ends in a slash. Anonymous memory
+// has no directory.
 func (s *Snapshot) Select(name string) *Snapshot {
 	dir, base := "", name
 	if i := strings.LastIndexByte(name, '/'); i >= 0 {

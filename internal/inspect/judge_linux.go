@@ -47,7 +47,8 @@ const (
 	acceptor
 )
 
-// lone is what the doorbells of the only end that was seen tell of the other one.
+// lone is what the doorbells of the only end that was seen tell of the other
+// one.
 type lone struct {
 	bells int  // that can be this connection's
 	gone  int  // of these, nobody is left to ring
@@ -144,9 +145,9 @@ func (f *facts) judge() Conn {
 	return c
 }
 
-// identify reports whether the memory is a connection's, and finds out whose: of a file
-// that never had a name the header alone tells that, or, where it is damaged or may not be
-// read, how it is mapped.
+// identify reports whether the memory is a connection's, and finds out whose:
+// of a file that never had a name the header alone tells that, or, where it is
+// damaged or may not be read, how it is mapped.
 func (f *facts) identify() bool {
 	if !f.nameless {
 		return true
@@ -172,7 +173,7 @@ func (f *facts) decode(c *Conn) (r rings, err error) {
 			return r, err
 		}
 		if f.dir != "" && !f.nameless && info.ID != f.id {
-			return r, errors.New("segment has another id than its name")
+			return r, errors.New("segment differs in id from its name")
 		}
 		if want := int64(segment.PageSize + 2*info.RingSize); f.size != 0 && f.size != want {
 			return r, fmt.Errorf("segment has %d bytes, not %d", f.size, want)
@@ -210,8 +211,9 @@ func (f *facts) state(r rings) State {
 	case r.accepted() && f.lone.life() == alive:
 		return Established
 	case f.path != "", f.lone.all && f.lone.life() == alive:
-		// An acceptor removes the name, if there is one, unless it is another user in a
-		// directory like /dev/shm. It has done nothing else yet, if it is there.
+		// An acceptor removes the name, if there is one, unless it is another
+		// user in a directory like /dev/shm. It has done nothing else yet, if
+		// it is there.
 		return Waiting
 	}
 	return Unknown
@@ -302,6 +304,6 @@ func (f *facts) note(c *Conn) {
 	case c.RolesUnknown && len(f.ends) == 1:
 		c.Note = "this may be the acceptor"
 	case c.RolesUnknown:
-		c.Note = "dialer and acceptor may be exchanged"
+		c.Note = "dialer and acceptor may be swapped"
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"shmconn/internal/segment"
 )
 
-// listeners returns those whose files are in the directories, and those that were
-// found by their descriptors.
+// listeners returns those whose files are in the directories, and those that
+// were found by their descriptors.
 func (s *Scanner) listeners(procs map[int]*process, files []name) (list []Listener) {
 	seen := make(map[key]bool)
 	holders := make(map[key]*process)
@@ -89,7 +89,8 @@ func (l *Listener) fill(info segment.Info, err error, holder *process, procs map
 	}
 }
 
-// claimed returns the process that a listener says it is, which is not seen to be.
+// claimed returns the process that a listener says it is, which is not seen to
+// be.
 func claimed(info segment.Info, procs map[int]*process) *Process {
 	p := &process{}
 	p.PID, p.UID = info.PID, -1
@@ -102,8 +103,8 @@ func claimed(info segment.Info, procs map[int]*process) *Process {
 	return &p.Process
 }
 
-// elsewhere returns the listener of p whose segment is in none of the directories, or
-// has no name any more.
+// elsewhere returns the listener of p whose segment is in none of the
+// directories, or has no name any more.
 func (s *Scanner) elsewhere(p *process, o openFile) (l Listener, ok bool) {
 	l = Listener{Name: o.base, Directory: o.dir, UID: -1}
 	var (
@@ -111,7 +112,7 @@ func (s *Scanner) elsewhere(p *process, o openFile) (l Listener, ok bool) {
 		err  error
 		made time.Time
 	)
-	ok = s.patiently(p.PID, func() {
+	ok = s.withinTimeout(p.PID, func() {
 		info, err = lookUpOpen(p.PID, o)
 		if !o.deleted {
 			made = socketMade(filepath.Join(o.dir, o.file))
@@ -131,8 +132,8 @@ func (s *Scanner) elsewhere(p *process, o openFile) (l Listener, ok bool) {
 	return l, true
 }
 
-// socketMade returns when the socket beside the listener segment at path was made,
-// which it is each time that somebody begins to listen.
+// socketMade returns when the socket beside the listener segment at path was
+// made, which it is each time that somebody begins to listen.
 func socketMade(path string) time.Time {
 	var st unix.Stat_t
 	if unix.Lstat(path+"@sock", &st) != nil {

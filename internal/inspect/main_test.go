@@ -43,8 +43,8 @@ func TestMain(m *testing.M) {
 	os.Exit(runTests(m))
 }
 
-// runTests runs the tests in a directory of their own, as open as /dev/shm, and fails
-// if they leave files.
+// runTests runs the tests in a directory of their own, as open as /dev/shm, and
+// fails if they leave files.
 func runTests(m *testing.M) int {
 	dir, err := os.MkdirTemp("/dev/shm", "shmconn-test-")
 	if err == nil {
@@ -56,7 +56,8 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	os.Setenv("SHMCONN_DIR", dir)
-	// The tests of package shmconn remove such directories when nobody has them locked.
+	// The tests of package shmconn remove such directories when nobody has them
+	// locked.
 	f, err := os.Open(dir)
 	if err == nil {
 		defer f.Close()
@@ -88,8 +89,8 @@ func needRoot(t *testing.T, what string) {
 	}
 }
 
-// eventually waits until ok says so; a test in which it never does ends by -timeout,
-// with stacks.
+// eventually waits until ok says so; a test in which it never does ends by
+// -timeout, with stacks.
 func eventually(ok func() bool) {
 	for !ok() {
 		time.Sleep(time.Millisecond)

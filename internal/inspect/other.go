@@ -4,7 +4,8 @@ package inspect
 
 import "errors"
 
-// A Scanner looks for listeners and connections, of which there are none but on Linux.
+// A Scanner looks for listeners and connections, of which there are none but on
+// Linux.
 type Scanner struct{ Dirs []string }
 
 // Scan returns [errors.ErrUnsupported].

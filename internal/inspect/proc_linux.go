@@ -32,8 +32,8 @@ type pipeEnd struct {
 	fd    int
 	inode uint64
 	write bool
-	// adopted says that it was opened by way of /proc, as the acceptor does with what
-	// it is handed, and not made by pipe2, as the dialer's.
+	// adopted says that it was opened by way of /proc, as the acceptor does
+	// with what it is handed, and not made by pipe2, as the dialer's.
 	adopted bool
 }
 
@@ -89,14 +89,16 @@ func parsePath(path string, inode uint64) (f segmentFile, ok bool) {
 	return f, false
 }
 
-// nameless is in the path of a file that never had a name, as the kernel shows it.
+// nameless is in the path of a file that never had a name, as the kernel shows
+// it.
 const nameless = "/#"
 
-// errEnded says that a process has ended meanwhile, or is none that has descriptors.
+// errEnded says that a process has ended meanwhile, or is none that has
+// descriptors.
 var errEnded = errors.New("process has ended")
 
-// look returns what there is to know of the process pid. The error is fs.ErrPermission
-// if the caller may not look into it.
+// look returns what there is to know of the process pid. The error is
+// fs.ErrPermission if the caller may not look into it.
 func look(pid int) (*process, error) {
 	p := &process{}
 	p.PID = pid
@@ -129,8 +131,8 @@ func look(pid int) (*process, error) {
 			}
 		}
 	}
-	// Who has a segment mapped has doorbells. To read the mappings of everybody would
-	// cost more, and hold up who maps memory at that moment.
+	// Who has a segment mapped has doorbells. To read the mappings of everybody
+	// would cost more, and hold up who maps memory at that moment.
 	if bells > 0 {
 		if p.maps, err = readMaps(dir + "maps"); err != nil {
 			return nil, err
@@ -140,7 +142,8 @@ func look(pid int) (*process, error) {
 	return p, nil
 }
 
-// stat reads what everybody may know. Kernel threads and zombies are none of ours.
+// stat reads what everybody may know. Kernel threads and zombies are none of
+// ours.
 func (p *process) stat(dir string) error {
 	b, err := os.ReadFile(dir + "stat")
 	if err != nil {
@@ -193,8 +196,8 @@ func effectiveUID(dir string) int {
 	return -1
 }
 
-// lookPipe returns what the descriptor fd, of a pipe, is if it can be a doorbell: a
-// pipe that everybody may open who can find it.
+// lookPipe returns what the descriptor fd, of a pipe, is if it can be a
+// doorbell: a pipe that everybody may open who can find it.
 func lookPipe(dir string, fd int) (e pipeEnd, ok bool) {
 	var st unix.Stat_t
 	if unix.Stat(dir+"fd/"+strconv.Itoa(fd), &st) != nil || st.Mode != unix.S_IFIFO|0o666 {
@@ -224,8 +227,8 @@ func lookFile(dir string, fd int, target string) (f openFile, ok bool) {
 	return openFile{fd, sf, locked}, err == nil
 }
 
-// readFDInfo returns the flags of a descriptor, and whether the opening of the file that
-// it stands for holds a write lock.
+// readFDInfo returns the flags of a descriptor, and whether the opening of the
+// file that it stands for holds a write lock.
 func readFDInfo(dir string, fd int) (flags uint64, locked bool, err error) {
 	b, err := os.ReadFile(dir + "fdinfo/" + strconv.Itoa(fd))
 	if err != nil {
@@ -280,8 +283,8 @@ type part struct {
 	offset uint64
 }
 
-// shaped reports whether a, b and c map a segment as an end does: header and ring A, both
-// rings, ring B.
+// shaped reports whether a, b and c map a segment as an end does: header and
+// ring A, both rings, ring B.
 func shaped(a, b, c part) bool {
 	ring := uint64(a.ring())
 	return ring != 0 && a.key == b.key && b.key == c.key && a.end == b.start && b.end == c.start &&
@@ -289,8 +292,8 @@ func shaped(a, b, c part) bool {
 		c.offset == b.offset+ring && c.end-c.start == ring
 }
 
-// ring returns the ring size that m tells, if it is of the header page and ring A. 0 if
-// that makes no sense.
+// ring returns the ring size that m tells, if it is of the header page and ring
+// A. 0 if that makes no sense.
 func (m mapping) ring() int {
 	size := m.end - m.start - uint64(segment.PageSize)
 	if m.end-m.start <= uint64(segment.PageSize) || size > segment.MaxRing || segment.CheckRingSize(int(size)) != nil {
@@ -299,7 +302,8 @@ func (m mapping) ring() int {
 	return int(size)
 }
 
-// parsePart reads a line of /proc/PID/maps: "start-end access offset device inode path".
+// parsePart reads a line of /proc/PID/maps: "start-end access offset device
+// inode path".
 func parsePart(line []byte) (p part, ok bool) {
 	if !bytes.Contains(line, []byte(segment.Prefix)) && !bytes.Contains(line, []byte(nameless)) {
 		return p, false

@@ -13,20 +13,24 @@ import (
 	"shmconn/internal/segment"
 )
 
-// The header of a segment can be read in three ways, which are tried in this order:
+// The header of a segment can be read in three ways, which are tried in this
+// order:
 //
-//   - The dialer of a named segment keeps a descriptor of it. Who may read the file, its
-//     owner and root, can open that again by /proc/PID/fd.
-//   - /proc/PID/map_files has all mappings, also of memory that nobody has a descriptor
-//     for any more. To open it is for CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE.
-//   - process_vm_readv copies from the memory of a process that the caller could
-//     debug: one of its own, where kernel.yama.ptrace_scope is 0.
+//   - The dialer of a named segment keeps a descriptor of it. A process that
+//     may read the file (its owner's, or root's) can open the file again by
+//     /proc/PID/fd.
+//   - /proc/PID/map_files has all mappings, also of memory for which no process
+//     has a descriptor any more. Opening it takes CAP_SYS_ADMIN or
+//     CAP_CHECKPOINT_RESTORE.
+//   - process_vm_readv copies from the memory of a process that the caller
+//     could debug: one of its own, where kernel.yama.ptrace_scope is 0.
 //
-// The first two are opened for reading only and read like any file. A mapping of one's
-// own would fault if somebody truncated the segment.
+// The first two are opened for reading only and read like any file. A mapping
+// of our own would fault if a process truncated the segment.
 
-// reopened returns the flags that a descriptor has that was opened by way of /proc, and
-// one that pipe2 made has not. Which bit that is, O_LARGEFILE, depends on the processor.
+// reopened returns the flags that a descriptor has that was opened by way of
+// /proc, and one that pipe2 made has not. Which bit that is, O_LARGEFILE,
+// depends on the processor.
 var reopened = sync.OnceValue(func() uint64 {
 	var fd [2]int
 	if unix.Pipe2(fd[:], unix.O_CLOEXEC|unix.O_NONBLOCK) != nil {
@@ -47,8 +51,9 @@ var reopened = sync.OnceValue(func() uint64 {
 	return b &^ a
 })
 
-// open opens what path, a link of /proc, leads to, if it is of the kind and the inode.
-// Nothing else is opened: it may have been replaced, and to open a device can do things.
+// open opens what path, a link of /proc, leads to, if it is of the kind and the
+// inode. Nothing else is opened: it may have been replaced, and to open a
+// device can do things.
 func open(path string, kind uint32, inode uint64) (int, error) {
 	at, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -74,8 +79,9 @@ func open(path string, kind uint32, inode uint64) (int, error) {
 	return fd, nil
 }
 
-// ringable reports whether anybody could still ring the doorbell of the process pid. To
-// ask it opens the reading end once more, which neither end of a connection notices.
+// ringable reports whether anybody could still ring the doorbell of the process
+// pid. To ask it opens the reading end once more, which neither end of a
+// connection notices.
 func ringable(pid int, e pipeEnd) (bool, error) {
 	fd, err := open(fmt.Sprintf("/proc/%d/fd/%d", pid, e.fd), unix.S_IFIFO, e.inode)
 	if err != nil {
@@ -176,7 +182,7 @@ func (s memorySource) close()          {}
 
 // read reads the header of the segment that f is about.
 func (f *facts) read() {
-	err := errors.New("nobody has it")
+	err := errors.New("no process has it")
 	for _, open := range f.sources() {
 		var s source
 		if s, err = open(); err != nil {

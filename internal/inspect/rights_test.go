@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// ptraceScope returns kernel.yama.ptrace_scope: from 1 on a process may not look at the
-// memory of others of its user.
+// ptraceScope returns kernel.yama.ptrace_scope: from 1 on a process may not
+// look at the memory of others of its user.
 func ptraceScope() int {
 	b, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope")
 	if err != nil {
@@ -48,7 +48,8 @@ func wantOwn(t *testing.T, c Conn, d, a *helper, readable bool) {
 	}
 }
 
-// TestRights looks at connections of users as root, as these users and as a third one.
+// TestRights looks at connections of users as root, as these users and as a
+// third one.
 func TestRights(t *testing.T) {
 	needRoot(t, "be other users")
 	for _, kind := range kinds {
@@ -72,7 +73,8 @@ func TestRights(t *testing.T) {
 			if len(others.Conns) != 0 {
 				t.Errorf("others see: %+v", others.Conns)
 			}
-			// The listener's mode lets everybody read its segment, which tells who it is.
+			// The listener's mode lets everybody read its segment, which tells
+			// who it is.
 			if l := others.Listeners; len(l) != 1 || l[0].State != Listening || l[0].UID != somebody ||
 				l[0].Process == nil || l[0].Process.PID != a.pid || l[0].Process.Command != "inspect.test" || l[0].RingSize != ringSize {
 				t.Errorf("others see: %+v", l)

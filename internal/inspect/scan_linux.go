@@ -16,9 +16,10 @@ import (
 	"shmconn/internal/segment"
 )
 
-// patience is how long the kernel may take to tell of one process. What it is asked
-// for can depend on a process that holds it up: whoever serves a FUSE file system, say.
-const patience = time.Second
+// answerTimeout is how long the kernel may take to answer for one process. The
+// answer can depend on a process that delays it: the server of a FUSE file
+// system, say.
+const answerTimeout = time.Second
 
 // A Scanner looks for listeners and connections. It is for one goroutine.
 type Scanner struct {
@@ -30,8 +31,8 @@ type Scanner struct {
 // Scan looks at all processes of the machine once.
 func (s *Scanner) Scan() (*Snapshot, error) {
 	snap := &Snapshot{Time: time.Now(), Listeners: []Listener{}, Conns: []Conn{}} // which JSON has as [], not as null
-	// Names first: a segment that is seen here and whose process has ended by the time
-	// that processes are looked at is found out to be gone.
+	// Names first: a segment that is seen here and whose process has ended by
+	// the time that processes are looked at is found out to be gone.
 	files, err := s.names()
 	if err != nil {
 		return nil, err
@@ -107,7 +108,7 @@ func (s *Scanner) processes(snap *Snapshot) (map[int]*process, error) {
 			continue
 		}
 		var p *process
-		if !s.patiently(pid, func() { p, err = look(pid) }) || errors.Is(err, fs.ErrPermission) {
+		if !s.withinTimeout(pid, func() { p, err = look(pid) }) || errors.Is(err, fs.ErrPermission) {
 			snap.Hidden++
 		} else if err == nil {
 			procs[pid] = p
@@ -119,9 +120,10 @@ func (s *Scanner) processes(snap *Snapshot) (map[int]*process, error) {
 // lookAtSelf is for tests, whose process has connections.
 var lookAtSelf = false
 
-// patiently runs f, which asks the kernel about the process pid, and reports whether it
-// has ended. A process that it could not tell of in time is not asked about again.
-func (s *Scanner) patiently(pid int, f func()) bool {
+// withinTimeout runs f, which asks the kernel about the process pid, and
+// reports whether f has ended within answerTimeout. If it has not, later calls
+// for pid return false without running f, until the kernel has answered.
+func (s *Scanner) withinTimeout(pid int, f func()) bool {
 	if done, ok := s.stuck[pid]; ok {
 		select {
 		case <-done:
@@ -138,7 +140,7 @@ func (s *Scanner) patiently(pid int, f func()) bool {
 	select {
 	case <-done:
 		return true
-	case <-time.After(patience):
+	case <-time.After(answerTimeout):
 		if s.stuck == nil {
 			s.stuck = make(map[int]chan struct{})
 		}
@@ -187,8 +189,8 @@ func gather(procs map[int]*process, files []name) (list []*facts) {
 	return list
 }
 
-// forked reports whether p has m from its parent, with all doorbells: so it is between
-// its fork and its exec, and no end of its own.
+// forked reports whether p has m from its parent, with all doorbells: so it is
+// between its fork and its exec, and no end of its own.
 func (p *process) forked(procs map[int]*process, m mapping) bool {
 	parent, ok := procs[p.parent]
 	return ok && slices.Contains(parent.maps, m) &&
@@ -200,8 +202,8 @@ func (s *Scanner) read(f *facts) bool {
 	if len(f.ends) == 0 {
 		return f.readNameless()
 	}
-	got := *f // which the reader may still write to when patience has ended
-	if s.patiently(f.ends[0].PID, func() { got.readChecked() }) {
+	got := *f // which the reader may still write to when answerTimeout has passed
+	if s.withinTimeout(f.ends[0].PID, func() { got.readChecked() }) {
 		*f = got
 	} else {
 		f.err = errors.New("the kernel gets no answer")
@@ -209,8 +211,8 @@ func (s *Scanner) read(f *facts) bool {
 	return true
 }
 
-// readChecked reads the header, again if it makes no sense: no promise is made that
-// the kernel copies a word in one piece.
+// readChecked reads the header, again if it makes no sense: no promise is made
+// that the kernel copies a word in one piece.
 func (f *facts) readChecked() {
 	for range 3 {
 		f.read()
@@ -220,8 +222,8 @@ func (f *facts) readChecked() {
 	}
 }
 
-// readNameless reads the header of a segment whose processes are not seen, if any, and
-// looks whether somebody has it locked.
+// readNameless reads the header of a segment whose processes are not seen, if
+// any, and looks whether somebody has it locked.
 func (f *facts) readNameless() bool {
 	fd, err := open(f.path, unix.S_IFREG, f.inode)
 	if errors.Is(err, fs.ErrNotExist) || err == errEnded {
@@ -250,7 +252,7 @@ func (s *Scanner) lone(f *facts, procs map[int]*process) (l lone) {
 	for _, e := range p.unseen(procs) {
 		var can bool
 		var err error
-		if !s.patiently(p.PID, func() { can, err = ringable(p.PID, e) }) || err != nil {
+		if !s.withinTimeout(p.PID, func() { can, err = ringable(p.PID, e) }) || err != nil {
 			continue
 		}
 		l.bells++
@@ -320,8 +322,8 @@ func shared(p, q *process) (list []pipeEnd) {
 	return list
 }
 
-// roleByPipes says what an end is that has these ends of doorbells: the dialer has made
-// them, and the acceptor has opened what it was handed anew.
+// roleByPipes says what an end is that has these ends of doorbells: the dialer
+// has made them, and the acceptor has opened what it was handed anew.
 func roleByPipes(pipes []pipeEnd) role {
 	adopted := 0
 	for _, e := range pipes {
@@ -351,8 +353,8 @@ func roleByName(base string, p, q *process) role {
 	return anyRole
 }
 
-// listenerSeen reports whether the process that accepts what f is about was seen. If it
-// does not have it mapped, it has not accepted it yet.
+// listenerSeen reports whether the process that accepts what f is about was
+// seen. If it does not have it mapped, it has not accepted it yet.
 func (f *facts) listenerSeen(procs map[int]*process) bool {
 	for _, p := range procs {
 		if f.dir != "" && slices.ContainsFunc(p.files, func(o openFile) bool {

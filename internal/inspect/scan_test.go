@@ -21,8 +21,8 @@ import (
 
 const ringSize = 64 << 10 // of the agent's listeners
 
-// TestStates takes a connection from its introduction to its end, and looks at every
-// step.
+// TestStates takes a connection from its introduction to its end, and looks at
+// every step.
 func TestStates(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) { testStates(t, kind) })
@@ -206,8 +206,9 @@ func TestPeerGone(t *testing.T) {
 	}
 }
 
-// TestStale leaves the names of a listener behind, and that of a connection, as dialers do
-// that give it one, whose both processes were killed. Other dialers leave none.
+// TestStale leaves the names of a listener behind, and that of a connection, as
+// dialers do that give it one, whose both processes were killed. Other dialers
+// leave none.
 func TestStale(t *testing.T) {
 	d, a, name := start(t, "agent", 0), start(t, "agent", 0), newName()
 	a.do("listen %s named", name)
@@ -285,8 +286,8 @@ func TestOneProcess(t *testing.T) {
 	}
 }
 
-// TestMutual connects two processes with each other both ways, so that the doorbells
-// alone do not tell who has dialed.
+// TestMutual connects two processes with each other both ways, so that the
+// doorbells alone do not tell who has dialed.
 func TestMutual(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
@@ -317,8 +318,8 @@ func TestMutual(t *testing.T) {
 	}
 }
 
-// TestManyPeers has one process that dials many, of which some are killed, and checks
-// that each connection gets what is its own.
+// TestManyPeers has one process that dials many, of which some are killed, and
+// checks that each connection gets what is its own.
 func TestManyPeers(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
@@ -354,8 +355,8 @@ func TestManyPeers(t *testing.T) {
 	}
 }
 
-// TestElsewhere finds a listener whose directory it was not told of, and one whose name
-// was removed.
+// TestElsewhere finds a listener whose directory it was not told of, and one
+// whose name was removed.
 func TestElsewhere(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {

@@ -2,7 +2,7 @@ package ring
 
 import "encoding/binary"
 
-// A Snapshot is what a copy of a Header says, for tools that look on from
+// A Snapshot is the contents of a copy of a Header, for tools that watch from
 // outside.
 type Snapshot struct {
 	Produced, Consumed             uint64
@@ -60,7 +60,7 @@ func (s Snapshot) Check(earlier Snapshot, size int, generation uint32) error {
 }
 
 // Waiting returns how many bytes have been written and not been read, as far as
-// the reader has told, in a ring of the size.
+// the reader has reported, in a ring of the size.
 func (s Snapshot) Waiting(size int) int {
 	if s.Consumed >= s.Produced {
 		return 0 // the copy of its position is the older one

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// aligned returns n bytes that begin like a page, as far as a Header minds: what
-// make returns can be on the stack, at any address.
+// aligned returns n bytes that begin like a page, as far as a Header minds:
+// what make returns can be on the stack, at any address.
 func aligned(n int) []byte {
 	mem := make([]byte, n+os.Getpagesize())
 	off := -uintptr(reflect.ValueOf(mem).Pointer()) % uintptr(os.Getpagesize())
@@ -83,8 +83,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestCheckRunning looks at a ring while both ends work on it: what is read word by
-// word, in any order, never looks damaged.
+// TestCheckRunning looks at a ring while both ends work on it: what is read
+// word by word, in any order, never looks damaged.
 func TestCheckRunning(t *testing.T) {
 	mem := aligned(HeaderSize)
 	h := At(mem)

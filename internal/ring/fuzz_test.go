@@ -9,8 +9,8 @@ import (
 // fuzzSizes are the sizes of rings that the fuzz targets use.
 var fuzzSizes = []int{4, 8, 16, 64, 128, 512}
 
-// fuzzLength returns the i-th of the lengths that the steps of a fuzz target have: all
-// the small ones, and those around each fraction of the ring's size.
+// fuzzLength returns the i-th of the lengths that the steps of a fuzz target
+// have: all the small ones, and those around each fraction of the ring's size.
 func fuzzLength(i byte, size int) int {
 	around := []int{size / 4, size / 2, 3 * size / 4, size, 2 * size}
 	if i %= 32; i < 12 {
@@ -19,8 +19,8 @@ func fuzzLength(i byte, size int) int {
 	return max(0, around[(i-12)/4]+int((i-12)%4)-2)
 }
 
-// FuzzRing lets the ring and a bytes.Buffer do the same. Each byte of ops is a step: its
-// low three bits say which, the others how long.
+// FuzzRing lets the ring and a bytes.Buffer do the same. Each byte of ops is a
+// step: its low three bits say which, the others how long.
 func FuzzRing(f *testing.F) {
 	const put, publish, refresh, take, acked, room = 0, 2, 3, 4, 6, 7
 	for i := range byte(32) { // every length, from every place around the end of the ring
@@ -117,9 +117,9 @@ func FuzzRing(f *testing.F) {
 	})
 }
 
-// FuzzHostile lets one end work while the other stores whatever it likes. Nothing may be
-// believed that cannot be: no count beyond the ring, no position that goes back, and no
-// panic. Each step is 9 bytes: what to do, and a number.
+// FuzzHostile lets one end work while the other stores whatever it likes.
+// Nothing may be believed that cannot be: no count beyond the ring, no position
+// that goes back, and no panic. Each step is 9 bytes: what to do, and a number.
 func FuzzHostile(f *testing.F) {
 	step := func(op byte, v uint64) []byte {
 		b := []byte{op}
@@ -181,8 +181,8 @@ func FuzzHostile(f *testing.F) {
 	})
 }
 
-// checkHostile looks at the other end's position, and checks that either it is one that
-// could be or this end knows as much as before.
+// checkHostile looks at the other end's position, and checks that either it is
+// one that could be or this end knows as much as before.
 func checkHostile(t *testing.T, size int, known func() int, refresh func() (int, error)) {
 	t.Helper()
 	before := known()

@@ -1,5 +1,5 @@
 // Package ring is a single-producer single-consumer byte ring in memory that
-// two processes share. It knows nothing of files, of waiting or of connections.
+// two processes share. It knows nothing about files, waiting or connections.
 //
 // Each end keeps its own position, and a copy of the other's that it loads anew
 // only when the copy says that the ring is full or empty. The idea is that of
@@ -24,8 +24,8 @@ const Line = 128
 // HeaderSize is how many bytes a Header takes.
 const HeaderSize = 4 * Line
 
-// An End holds the words that one end stores beside its position and the other
-// end loads.
+// An End holds the words, besides its position, that one end stores and the
+// other loads.
 //
 //	offset  size  field   meaning
 //	     0     8  Parked  odd while this end sleeps on its doorbell, and then never the same number twice
@@ -52,12 +52,13 @@ type End struct {
 	_       [Line - 28]byte
 }
 
-// Park tells the other end, by an odd number, that this one is about to sleep.
-// What this end loads next, to see whether it may, is loaded after that.
+// Park stores an odd number, by which the other end sees that this one is about
+// to sleep. Loads after it, which check whether this end may sleep, come after
+// the store.
 func (e *End) Park(epoch uint64) { store64(&e.Parked, epoch) }
 
-// Close tells the other end that this one's position will not move any more in
-// the generation.
+// Close stores that this end's position will not move any more in the
+// generation.
 func (e *End) Close(generation uint32) { store32(&e.Closed, generation) }
 
 // ClosedIn reports whether this end has said that its position will not move

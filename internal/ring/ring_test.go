@@ -15,8 +15,9 @@ import (
 	"unsafe"
 )
 
-// These tests have the ring on the heap, where the race detector sees it. There the
-// memory is not mapped twice in a row, so that spans are clipped at its end.
+// These tests have the ring on the heap, where the race detector sees it. There
+// the memory is not mapped twice in a row, so that spans are clipped at its
+// end.
 
 // layouts are the ways to have a ring on the heap.
 var layouts = []struct {
@@ -30,8 +31,8 @@ var layouts = []struct {
 	}},
 }
 
-// starts are positions at which a ring begins: a connection does so at 0, and one
-// that has been in use for long is anywhere.
+// starts are positions at which a ring begins: a connection does so at 0, and
+// one that has been in use for long is anywhere.
 var starts = []uint64{0, 1<<32 - 3, 1<<63 - 3, 1<<64 - 3}
 
 // newEnds returns both ends of a ring that begins at the position start.
@@ -81,8 +82,8 @@ func move(t testing.TB, p *Producer, c *Consumer, n int) {
 	}
 }
 
-// TestBoundaries puts in and takes out lengths around the ring's size, at places
-// around its end, and looks at all that both ends say on the way.
+// TestBoundaries puts in and takes out lengths around the ring's size, at
+// places around its end, and looks at all that both ends say on the way.
 func TestBoundaries(t *testing.T) {
 	for _, size := range []int{4, 64, 4096} {
 		lengths := []int{0, 1, 2, 3, size/4 - 1, size / 4, size / 2, size - 2, size - 1, size, size + 1, 2 * size, 2*size + 1}
@@ -174,8 +175,8 @@ func btoi(b bool) int {
 	return 0
 }
 
-// TestWrapAround goes round the ring many times in every length of step, so that
-// each byte of the ring is once the first and once the last of a step.
+// TestWrapAround goes round the ring many times in every length of step, so
+// that each byte of the ring is once the first and once the last of a step.
 func TestWrapAround(t *testing.T) {
 	const size = 64
 	for step := 1; step <= size; step++ {
@@ -390,8 +391,8 @@ func checkRefresh(t *testing.T, n int, err error, allowed int, seen, bound uint6
 	}
 }
 
-// TestNotBeyondTold checks that the producer is held to the room that it was told
-// of, not to what the consumer has read without a word.
+// TestNotBeyondTold checks that the producer is held to the room that it was
+// told of, not to what the consumer has read without a word.
 func TestNotBeyondTold(t *testing.T) {
 	const size = 64
 	p, c := newRing(size)

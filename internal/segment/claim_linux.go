@@ -23,10 +23,10 @@ func (l *Listener) take() error {
 	return nil
 }
 
-// isListener says why the file behind fd, at path, may not be taken for a
-// listener segment: only what a listener has made is ever changed. One that was
-// killed while it made it has left an empty file, a page of zeros, or a page
-// that is whole but for its magic number.
+// isListener returns an error if no listener has made the file behind fd, at
+// path: other files are never changed. A listener that was killed while it made
+// the file has left an empty file, a page of zeros, or a page that is complete
+// but for its magic number.
 func isListener(fd int, path string) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -49,7 +49,7 @@ func isListener(fd int, path string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s is not a listener segment, but something else, of %d bytes: it is left as it is; "+
+	return fmt.Errorf("%s is not a listener segment but another file, of %d bytes: it is left as it is; "+
 		"remove it, or take another name", path, st.Size)
 }
 
@@ -61,7 +61,7 @@ func (p *listenerPage) valid() bool {
 }
 
 // claim opens the listener segment of base, with more flags, and locks it. mine
-// says whether the caller may have it by its owner.
+// reports whether the caller may take a segment of that owner.
 func (d *Dir) claim(base string, flags int, mine func(uid uint32) bool) (fd int, st unix.Stat_t, err error) {
 	name := Prefix + base
 	path := d.at(name)
@@ -90,8 +90,8 @@ func (d *Dir) claim(base string, flags int, mine func(uid uint32) bool) (fd int,
 				}
 				return fd, st, nil
 			}
-			// A file of ours that somebody has given this name, too: that goes,
-			// and the file stays as it is.
+			// A file of ours that was linked to this name, too: the name is
+			// removed, and the file stays as it is.
 			if err := unix.Unlinkat(d.fd, name, 0); err != nil {
 				unix.Close(fd)
 				return -1, st, d.error("unlinkat", name, err)
@@ -107,20 +107,20 @@ func (d *Dir) claim(base string, flags int, mine func(uid uint32) bool) (fd int,
 				unix.Close(fd)
 				return -1, st, err
 			}
-			// No listener has it: some dialer has a lock, for reading, which is
-			// all that it may have. It is welcome to the old file.
+			// No listener has it: some dialer has a lock for reading, the only
+			// kind it can take. It may keep the old file.
 			unlinkIfSame(d.fd, name, fd)
 			flags |= unix.O_CREAT
 		} else if err != nil {
 			unix.Close(fd)
 			return -1, st, d.error("fcntl", name, err)
 		}
-		// Or its listener has closed, and removed the name, since we opened it.
+		// Or its listener has closed and removed the name since we opened it.
 		unix.Close(fd)
 	}
 }
 
-// claimable reports what is in the way of locking the file behind fd.
+// claimable returns an error if the file behind fd must not be locked.
 func claimable(fd int, path string, mine func(uid uint32) bool) (st unix.Stat_t, err error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return st, &os.PathError{Op: "fstat", Path: path, Err: err}
@@ -140,8 +140,8 @@ func claimable(fd int, path string, mine func(uid uint32) bool) (st unix.Stat_t,
 	return st, nil
 }
 
-// lockedForWriting reports whether somebody else has a lock on fd that a
-// listener has. When in doubt it says so.
+// lockedForWriting reports whether another process has a listener's lock on fd;
+// in doubt, true.
 func lockedForWriting(fd int) bool {
 	l := unix.Flock_t{Type: unix.F_RDLCK}
 	return unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &l) != nil || l.Type == unix.F_WRLCK

@@ -15,7 +15,7 @@ import (
 // PageSize is the size of a page, and of the header of a connection segment.
 var PageSize = os.Getpagesize()
 
-// CheckRingSize says what is wrong with a ring size.
+// CheckRingSize returns an error if a ring size is wrong.
 func CheckRingSize(n int) error {
 	if n < PageSize || n > MaxRing || n&(n-1) != 0 {
 		return fmt.Errorf("ring size %d is not a power of two from %d to %d", n, PageSize, MaxRing)
@@ -39,9 +39,9 @@ type Segment struct {
 }
 
 // Create makes the segment of a connection to the listener base in dir,
-// initialised and mapped. It has no name, so that it ends with the last process
-// that has it, however that ends. ctx ends it early: to allocate a large one
-// takes its time.
+// initialised and mapped. It has no name, so it is freed with the last process
+// that has it, however that ends. ctx ends Create early, because allocating a
+// large segment takes long.
 func Create(ctx context.Context, dir *Dir, base string, g Geometry) (*Segment, ID, error) {
 	s := &Segment{ring: g.RingSize, file: -1, reuse: g.Reuse}
 	var id ID
@@ -113,7 +113,7 @@ func (s *Segment) openFile(dir *Dir, base string, id ID) (err error) {
 	case nil:
 		return nil
 	case unix.EACCES, unix.EPERM, unix.EROFS:
-		// Who may dial need not be allowed to make files there.
+		// A dialer need not be allowed to make files there.
 		return s.openMemory(base)
 	case unix.ENOSPC:
 		return dir.noRoom("the file of a connection", err)
@@ -136,14 +136,14 @@ func (s *Segment) openMemory(base string) (err error) {
 	return Explain(os.NewSyscallError("memfd_create", err))
 }
 
-// maxPiece is how many bytes are allocated at once, at most: a fraction of a
-// millisecond's work, so that whoever is dialing keeps its deadline. What is
-// usual, with rings of 256 KiB, is one piece.
+// maxPiece is the most bytes that are allocated at once: a fraction of a
+// millisecond's work, so that a dial keeps its deadline. With the usual rings
+// of 256 KiB there is one piece.
 const maxPiece = 1 << 20
 
 // allocate makes the file behind fd size bytes long, with memory for all of
-// them. A signal can undo a piece (before Linux 6.10; a profile sends a hundred
-// a second), so that the next one is half as long.
+// them. Before Linux 6.10 a signal can undo a piece (a profile sends a hundred
+// a second); then the next piece is half as long.
 func allocate(ctx context.Context, fd, size int) error {
 	for at, piece := 0, maxPiece; at < size; {
 		if err := ctx.Err(); err != nil {
@@ -176,8 +176,8 @@ var zeros [64 << 10]byte
 func (s *Segment) File() int { return s.file }
 
 // HandedOver closes the descriptor of anonymous memory. That of a file stays
-// open until Close: it is how tools that look on read the header, and see who
-// has dialed.
+// open until Close: by it, tools that watch read the header, and see which end
+// dialed.
 func (s *Segment) HandedOver() {
 	if s.sealed {
 		unix.Close(s.file)
@@ -188,8 +188,8 @@ func (s *Segment) HandedOver() {
 // Reuse reports whether both ends can use the segment for another connection.
 func (s *Segment) Reuse() bool { return s.reuse }
 
-// Linked reports whether a segment had a name when it was attached: RemoveName
-// is for it.
+// Linked reports whether a segment had a name when it was attached. RemoveName
+// removes that.
 func (s *Segment) Linked() bool { return s.linked }
 
 const (
@@ -197,19 +197,19 @@ const (
 	seals     = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 )
 
-// Attach maps the segment behind fd, which a dialer has handed over, after
-// holding all that can be checked about it against what the listener knows by
-// itself. fd stays the caller's.
+// Attach maps the segment behind fd, which a dialer has handed over. First it
+// checks everything about it against the listener's own knowledge. The caller
+// still owns fd.
 //
-// dev is the file system that a segment must be on that is not sealed: a dialer
-// that may make no files there uses sealed memory, whatever g says.
+// dev is the file system that an unsealed segment must be on. A dialer that may
+// make no files there uses sealed memory, whatever g says.
 //
-// A shortage of this process is an error of mmap, and of nothing else: what the
-// others say can be up to whoever serves the file system of fd.
+// Only an error of mmap can be a shortage of this process: the process that
+// serves the file system of fd may make up all other errors.
 func Attach(fd int, dev uint64, g Geometry, id ID) (*Segment, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, fmt.Errorf("segment does not say what it is: %v", err)
+		return nil, fmt.Errorf("segment cannot be examined: %v", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("segment is not a regular file")
@@ -238,7 +238,7 @@ func Attach(fd int, dev uint64, g Geometry, id ID) (*Segment, error) {
 	return s, nil
 }
 
-// check holds the header behind fd against what it has to be. It reads it as a
+// check compares the header behind fd with what it must be. It reads it as a
 // file: the memory of a file that is being truncated would fault. It reports
 // whether the dialer can use the segment again.
 func check(fd int, g Geometry, id ID) (reuse bool, err error) {
@@ -252,15 +252,15 @@ func check(fd int, g Geometry, id ID) (reuse bool, err error) {
 	case version != Version:
 		return false, fmt.Errorf("segment has format version %d, this is version %d", version, Version)
 	case h.headerSize != uint32(PageSize), h.ringSize != uint64(g.RingSize), h.flags != g.flags():
-		return false, errors.New("segment has another geometry than its listener")
+		return false, errors.New("segment differs in geometry from its listener")
 	case h.id != id:
-		return false, errors.New("segment has another id than was said")
+		return false, errors.New("segment differs in id from the message")
 	}
 	return h.reuse != 0, nil
 }
 
 // isConn reports whether the file behind fd, of size bytes, is a connection
-// segment, or what a dialer has left that was killed while it made one.
+// segment, or was left by a dialer that was killed while it made one.
 func isConn(fd int, size int64) bool {
 	h := new(connHeader)
 	b := bytesOf(h)[:min(int64(headerUsed), size)]

@@ -11,11 +11,11 @@ import (
 // needs.
 const HeaderUsed = ringBHeader + ringHeader
 
-// A ConnInfo is what the header page of a connection segment tells.
+// A ConnInfo is the contents of a connection segment's header page.
 type ConnInfo struct {
 	Geometry
 	ID           ID
-	Name         string // of the listener, by the dialer's own word; "" if it does not say
+	Name         string // of the listener, as the dialer wrote it; "" if it does not say
 	RingA, RingB []byte // the headers of the rings
 }
 
@@ -56,12 +56,12 @@ func decodeName(b []byte) string {
 	return string(name)
 }
 
-// ErrUnfinished says that a connection segment has no header yet, or never got
+// ErrUnfinished means that a connection segment has no header yet, or never got
 // one.
 var ErrUnfinished = errors.New("segment has no header")
 
-// Locked reports whether somebody else has the lock that a living listener has
-// on its segment, and a living dialer of the old kind on one with a name. It
-// takes no lock, so that nobody who wants it finds it taken. When in doubt it
-// says that somebody has.
+// Locked reports whether another process has the lock that a living listener
+// has on its segment, and a living dialer on a connection segment with a name.
+// It takes no lock, so no process that wants the lock finds it taken. In doubt
+// it returns true.
 func Locked(fd int) bool { return lockedForWriting(fd) }

@@ -47,8 +47,7 @@ func (d *Dir) error(call, name string, err error) error {
 	return Explain(&os.PathError{Op: call, Path: d.at(name), Err: err})
 }
 
-// Explain adds to err, if it is about something that can be done about, what
-// that is.
+// Explain adds the remedy to err, if there is one.
 func Explain(err error) error {
 	switch {
 	case err == nil:
@@ -70,7 +69,8 @@ type Socket struct {
 	Name SocketName
 }
 
-// A SocketName is a socket's name with its directory, and what it has led to.
+// A SocketName is a socket's name with its directory, and the file that it led
+// to.
 type SocketName struct {
 	path     string
 	dev, ino uint64
@@ -138,7 +138,7 @@ func (s *Socket) Same() (bool, error) { return sameFile(unix.AT_FDCWD, s.Path(),
 // Close closes the descriptor.
 func (s *Socket) Close() { unix.Close(s.fd) }
 
-// ErrNoProc says that /proc is needed.
+// ErrNoProc means that /proc is needed.
 var ErrNoProc = errors.New("/proc is not mounted here, or does not show this process")
 
 // openProc opens the directory of this process's descriptors, by which they can
@@ -174,14 +174,14 @@ func isDraft(name, base string) bool {
 const draftRandom = 8 // bytes
 
 // othersWrite are the permission bits that none of our files but sockets has:
-// with them, who has written to it cannot be told.
+// with them, any user may have written to the file.
 const othersWrite = 0o022
 
 func writableError(path string) error {
 	return fmt.Errorf("%s can be written by others: %w", path, fs.ErrPermission)
 }
 
-// openError says so if name cannot be opened because of what it is.
+// openError explains err if name cannot be opened because of its type.
 func (d *Dir) openError(name string, err error) error {
 	if err == unix.ELOOP || err == unix.EISDIR || err == unix.ENXIO {
 		return fmt.Errorf("%s is not a regular file: %w", d.at(name), os.NewSyscallError("openat", err))
@@ -192,8 +192,8 @@ func (d *Dir) openError(name string, err error) error {
 	return d.error("openat", name, err)
 }
 
-// noRoom says why there is no room for what in the directory: its file system
-// has so many bytes, and so many files.
+// noRoom explains why there is no room for what in the directory, with the
+// bytes or files of its file system.
 func (d *Dir) noRoom(what string, err error) error {
 	var st unix.Statfs_t
 	if unix.Fstatfs(d.fd, &st) != nil {
@@ -209,7 +209,7 @@ func (d *Dir) noRoom(what string, err error) error {
 }
 
 // sameFile reports whether name in the directory dir is the file behind fd. An
-// error says that this cannot be told now: that name is absent is none.
+// error means that it cannot find out now; an absent name is no error.
 func sameFile(dir int, name string, fd int) (bool, error) {
 	var a, b unix.Stat_t
 	if err := unix.Fstat(fd, &b); err != nil {
@@ -247,7 +247,7 @@ func lock(fd int) error {
 	return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
 }
 
-// locked reports whether err says that somebody else has the lock.
+// locked reports whether err means that another process has the lock.
 func locked(err error) bool { return err == unix.EAGAIN || err == unix.EACCES }
 
 // lockFor is lock that tries for a while: a child of the holder, between its
@@ -266,9 +266,8 @@ func lockFor(fd int, d time.Duration) error {
 }
 
 // sweep removes what killed processes of the caller's user have left of base:
-// sockets that were not ready yet, and the connection segments that nobody has
-// locked of dialers that give them a name. The caller has the name, so that
-// nobody else is making one of these.
+// sockets that were not ready yet, and unlocked connection segments with a
+// name. The caller has the name, so no other process is making one of these.
 func (d *Dir) sweep(base string) {
 	d.removeConns(base, func(uid uint32) bool { return uid == uint32(os.Geteuid()) }, false)
 	names, _ := d.names()
@@ -290,9 +289,9 @@ func (d *Dir) names() ([]string, error) {
 	return f.Readdirnames(-1)
 }
 
-// removeConns removes the connection segments of base with a name that nobody
-// has locked, if their owners are mine, and returns their names. With dry it
-// does nothing else.
+// removeConns removes the connection segments of base that have a name and are
+// not locked, if their owners are mine, and returns their names. With dry it
+// only returns the names.
 func (d *Dir) removeConns(base string, mine func(uid uint32) bool, dry bool) (gone []string, err error) {
 	names, err := d.names()
 	for _, name := range names {

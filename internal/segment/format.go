@@ -1,6 +1,6 @@
 // Package segment makes, checks, maps and removes the files that connections
-// and listeners are made of. It knows no ring, and nothing of what is said over
-// the socket: of a connection segment it gives out the bytes.
+// and listeners are made of. It knows neither rings nor the messages over the
+// socket: it returns the bytes of a connection segment.
 package segment
 
 import (
@@ -26,7 +26,8 @@ const MaxRing = 1 << (26 + 4*(^uint(0)>>63))
 
 // A connHeader starts a connection segment, which is part of format 1
 // (FORMAT.md): any change here is a new format. The dialer fills it in before
-// anybody else knows of the segment, and nobody stores into it after that.
+// any other process knows of the segment, and no process stores into it after
+// that.
 //
 //	offset  size  field       meaning
 //	     0     8  magic       "shmconn\n" as a little-endian number, stored last
@@ -127,5 +128,5 @@ func (g Geometry) reuse() uint32 {
 	return 0
 }
 
-// An ID tells connection segments of one listener apart.
+// An ID distinguishes the connection segments of one listener.
 type ID [16]byte

@@ -37,7 +37,8 @@ func damaged(b []byte, f func(b []byte)) {
 	}
 }
 
-// touch reads and writes a byte of each page, and reports whether that can be done.
+// touch reads and writes a byte of each page, and reports whether that can be
+// done.
 func touch(spans ...[]byte) (ok bool) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() { ok = recover() == nil }()
@@ -50,8 +51,9 @@ func touch(spans ...[]byte) (ok bool) {
 	return true
 }
 
-// FuzzAttach attaches a file of any content and any length, whatever its seals. It is
-// mapped if and only if it is what the format says, and then all of it is there.
+// FuzzAttach attaches a file of any content and any length, whatever its seals.
+// It is mapped if and only if it is what the format says, and then all of it is
+// there.
 func FuzzAttach(f *testing.F) {
 	id := ID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
 	total := int64(PageSize + 2*PageSize)
@@ -122,9 +124,9 @@ func FuzzAttach(f *testing.F) {
 	})
 }
 
-// FuzzListenerFile looks a name up whose file has any content; takes the name over, as
-// the one who left it is not there; has the content put in place again while it listens;
-// and mends that.
+// FuzzListenerFile looks a name up whose file has any content; takes the name
+// over, as the one who left it is not there; has the content put in place again
+// while it listens; and mends that.
 func FuzzListenerFile(f *testing.F) {
 	for flags := range uint32(3) {
 		damaged(header(listenerMagic, PageSize, flags, make([]byte, 80-28)...), func(b []byte) { f.Add(b) })
@@ -230,8 +232,9 @@ func validListener(b []byte) bool {
 		ring >= uint64(PageSize) && ring <= MaxRing && ring&(ring-1) == 0 && flags < 2
 }
 
-// FuzzParseName checks of whatever is accepted that its files are in the directory that
-// the user said, that their names are legal, and that no two names share one.
+// FuzzParseName checks of whatever is accepted that its files are in the
+// directory that the user said, that their names are legal, and that no two
+// names share one.
 func FuzzParseName(f *testing.F) {
 	for _, name := range []string{
 		"feed", "a", "-", "_.", "a..b", "..", ".", "", "/", "//", "/feed", "//feed", "./feed", "../feed", "../../feed", "a/../feed", "/vol/./feed",
@@ -288,8 +291,8 @@ func FuzzParseName(f *testing.F) {
 	})
 }
 
-// filesOf returns the names of files that belong to a name: the listener segment, its
-// socket, and a connection segment, of the same id for all.
+// filesOf returns the names of files that belong to a name: the listener
+// segment, its socket, and a connection segment, of the same id for all.
 func filesOf(base string) []string {
 	return []string{Prefix + base, socketName(base), Prefix + base + "@" + hex.EncodeToString(make([]byte, len(ID{})))}
 }

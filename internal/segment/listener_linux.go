@@ -15,8 +15,8 @@ import (
 )
 
 // A Listener is a name that this process listens on: its segment, locked, and
-// its socket. The segment is written to as a file: to whom it belongs can
-// truncate it, and its memory would then fault.
+// its socket. The segment is written as a file: its owner can truncate it, and
+// its memory would then fault.
 type Listener struct {
 	Dir  *Dir
 	Base string
@@ -35,9 +35,9 @@ type Listener struct {
 	socket unix.Stat_t  // the socket as it was made
 }
 
-// Announce takes the name base in dir and opens its socket for listening, which
-// is returned and the caller's to close. The error is EADDRINUSE when somebody
-// has the name, fs.ErrPermission when somebody else's leftovers do.
+// Announce takes the name base in dir, and opens and returns its socket for
+// listening, which the caller must close. The error is EADDRINUSE if a listener
+// has the name, and fs.ErrPermission if another user's leftovers have it.
 func Announce(dir *Dir, base string, g Geometry, mode fs.FileMode, backlog int) (*Listener, int, error) {
 	proc, err := openProc()
 	if err != nil {
@@ -60,7 +60,7 @@ func (l *Listener) announce() (socket int, err error) {
 	if err := l.take(); err != nil {
 		return -1, err
 	}
-	// The name is this process's from here on.
+	// The name belongs to this process from here on.
 	l.Dir.sweep(l.Base)
 	l.page.magic.Store(0)
 	l.page.version = Version
@@ -118,8 +118,8 @@ func (l *Listener) intact() bool {
 	return pread(l.file, bytesOf(p)) == nil && bytes.Equal(bytesOf(p)[:countersAt], bytesOf(&l.page)[:countersAt])
 }
 
-// listen opens the socket, under a short name that nobody knows, and when it is
-// ready gives it its own. The listener's name must be taken.
+// listen opens the socket under a short random name, and renames it when it is
+// ready. The caller has the listener's name.
 func (l *Listener) listen() (_ int, err error) {
 	name := socketName(l.Base)
 	if _, err := l.Dir.staleSocket(l.Base, func(uid uint32) bool { return uid == uint32(os.Geteuid()) }); err != nil {
@@ -179,7 +179,7 @@ func (l *Listener) chmodSocket(name string) error {
 		return l.Dir.error("fstat", name, err)
 	}
 	if l.socket.Mode&unix.S_IFMT != unix.S_IFSOCK || l.socket.Uid != uint32(os.Geteuid()) {
-		return fmt.Errorf("%s was replaced by somebody: %w", l.Dir.at(name), fs.ErrPermission)
+		return fmt.Errorf("%s was replaced by another process: %w", l.Dir.at(name), fs.ErrPermission)
 	}
 	if err := unix.Fchmodat(int(l.proc.Fd()), strconv.Itoa(fd), uint32(l.mode&0o666), 0); err != nil {
 		return l.Dir.error("fchmodat", name, err)
@@ -187,10 +187,9 @@ func (l *Listener) chmodSocket(name string) error {
 	return nil
 }
 
-// Restore looks whether the listener's files are still there. If not, it puts
-// them back and returns a new socket to listen on; the old one is of no more
-// use but for what waits in its backlog. It returns -1 when nothing was to be
-// done.
+// Restore checks whether the listener's files are still there. If not, it puts
+// them back and returns a new socket to listen on; the old one only serves its
+// backlog. It returns -1 if there was nothing to do.
 func (l *Listener) Restore() (socket int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -199,7 +198,7 @@ func (l *Listener) Restore() (socket int, err error) {
 	}
 	same, err := sameFile(l.Dir.fd, Prefix+l.Base, l.file)
 	if err != nil {
-		return -1, nil // the next look may tell
+		return -1, nil // the next check may find out
 	}
 	if !same {
 		file := l.file
@@ -215,7 +214,7 @@ func (l *Listener) Restore() (socket int, err error) {
 	}
 	if !l.intact() {
 		if err := l.write(); err != nil {
-			return -1, fmt.Errorf("the listener's file was damaged from outside and cannot be mended: %w", err)
+			return -1, fmt.Errorf("the listener's file was damaged from outside and cannot be repaired: %w", err)
 		}
 	}
 	if there, err := l.socketThere(); there || err != nil {
@@ -227,8 +226,8 @@ func (l *Listener) Restore() (socket int, err error) {
 	return socket, nil
 }
 
-// Unserved says that nobody listens on the socket that was returned last, so
-// that Restore makes another one.
+// Unserved records that nobody listens on the socket that was returned last, so
+// that Restore makes another.
 func (l *Listener) Unserved() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Info is what a listener segment tells.
+// Info is the contents of a listener segment.
 type Info struct {
 	Geometry
 	UID      uint32 // the owner of the file
@@ -23,12 +23,12 @@ type Info struct {
 // ErrNoListener is what every NobodyError is.
 var ErrNoListener = errors.New("nobody listens")
 
-// A NobodyError says that nobody listens on a name: it is absent, was left by a
-// listener that died, or is being made.
+// A NobodyError means that nobody listens on a name: it is absent, was left by
+// a listener that died, or is being made.
 type NobodyError struct {
-	Path string // the file, or directory, that tells
+	Path string // the file, or directory, that shows it
 	Why  string
-	Soon bool  // somebody may, in a moment
+	Soon bool  // a listener may exist in a moment
 	Err  error // of the system, or nil
 }
 
@@ -67,7 +67,7 @@ func LookupFile(fd int, path string) (Info, error) {
 	p := new(listenerPage)
 	switch err := pread(fd, bytesOf(p)); {
 	case errors.Is(err, io.ErrUnexpectedEOF), err == nil && p.magic.Load() == 0:
-		// It is being made, or put right; or whoever did so has died.
+		// A listener is making or repairing it, or has died while doing so.
 		e := &NobodyError{Path: path, Why: "the listener has died while it began to listen"}
 		if lockedForWriting(fd) {
 			e.Why, e.Soon = "the listener is not ready", true

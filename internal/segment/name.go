@@ -17,8 +17,8 @@ const Prefix = "shmconn."
 
 const maxName = 128
 
-// ParseName splits what a user calls a connection into the directory and the
-// name in it, or says what is wrong with it. It touches no file.
+// ParseName splits the name that a user gives into the directory and the name
+// in it, or returns an error. It touches no file.
 func ParseName(name string) (dir, base string, err error) {
 	dir = os.Getenv("SHMCONN_DIR")
 	if dir == "" {
@@ -29,7 +29,7 @@ func ParseName(name string) (dir, base string, err error) {
 		dir, base = name[:i+1], name[i+1:]
 	}
 	if strings.IndexByte(dir, 0) >= 0 {
-		return "", "", errors.New("name holds a zero byte")
+		return "", "", errors.New("name has a zero byte")
 	}
 	if err := checkBase(base); err != nil {
 		return "", "", err
@@ -48,13 +48,13 @@ func checkBase(base string) error {
 	}
 	for _, r := range base {
 		if !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._-", r)) {
-			return errors.New("name holds something else than letters, digits, '.', '_' and '-'")
+			return errors.New("name has characters other than letters, digits, '.', '_' and '-'")
 		}
 	}
 	return nil
 }
 
-// A Kind says what a file is for.
+// A Kind is what a file is for.
 type Kind uint8
 
 const (
@@ -64,8 +64,8 @@ const (
 	ConnFile
 )
 
-// ParseFile tells by the name of a file, without its directory, what it is for,
-// whose it is, and which connection's.
+// ParseFile returns, from the name of a file without its directory, what the
+// file is for, its listener's name, and its connection's id.
 func ParseFile(file string) (kind Kind, base string, id ID) {
 	base, ok := strings.CutPrefix(file, Prefix)
 	base, suffix, at := strings.Cut(base, "@")

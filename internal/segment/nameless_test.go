@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestNoTmpfile makes segments on file systems that have no files without a name: the name
-// is gone as soon as they are there.
+// TestNoTmpfile makes segments on file systems that have no files without a
+// name: the name is gone as soon as they are there.
 func TestNoTmpfile(t *testing.T) {
 	defer func(f func(int) (int, error)) { openTmpfile = f }(openTmpfile)
 	for _, err := range []error{unix.EOPNOTSUPP, unix.EISDIR, unix.EINVAL} {
@@ -71,8 +71,8 @@ func TestNoFiles(t *testing.T) {
 	}
 }
 
-// interrupted is the fallocate of a kernel that a signal interrupts each time that more
-// than most bytes are asked for: nothing is allocated then.
+// interrupted is the fallocate of a kernel that a signal interrupts each time
+// that more than most bytes are asked for: nothing is allocated then.
 func interrupted(t *testing.T, most int64) (calls *int) {
 	t.Cleanup(func() { fallocate = unix.Fallocate })
 	calls = new(int)

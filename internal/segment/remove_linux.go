@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RemoveListener removes the files that a listener on base has left which died,
-// and returns their names. With dry it only says which these are.
+// RemoveListener removes the files that a dead listener on base has left, and
+// returns their names. With dry it only returns the names.
 //
 // It takes the name as Announce does, by the same lock, and so never from a
-// living listener: the error is EADDRINUSE then, and fs.ErrNotExist where there
-// is nothing. A socket without a segment is left alone: no listener that dies
-// leaves that, and one whose segment somebody else has removed is about to put
-// it back.
+// living listener: the error is EADDRINUSE then, and fs.ErrNotExist if there is
+// nothing. It leaves alone a socket without a segment: no listener that dies
+// leaves that, and a listener whose segment was removed is about to put it
+// back.
 func RemoveListener(dir *Dir, base string, dry bool) (gone []string, err error) {
 	page := Prefix + base
 	if err := removable(dir, page, dry); err != nil {
@@ -56,9 +56,9 @@ func removeSocket(dir *Dir, base string, dry bool) (there bool, err error) {
 	return true, nil
 }
 
-// staleSocket reports whether there is a socket with the name of base's, and
-// says why it may not be removed, if it is not mine or no listener's. The
-// caller has the name.
+// staleSocket reports whether there is a socket with base's name, and returns
+// an error if it must not be removed because it is not mine, or no listener's.
+// The caller has the name.
 func (d *Dir) staleSocket(base string, mine func(uid uint32) bool) (there bool, err error) {
 	name := socketName(base)
 	fd, err := unix.Openat(d.fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -78,7 +78,7 @@ func (d *Dir) staleSocket(base string, mine func(uid uint32) bool) (there bool, 
 	case st.Mode&unix.S_IFMT != unix.S_IFSOCK:
 		return false, fmt.Errorf("%s is not a socket", d.at(name))
 	}
-	// One of another type, which somebody listens on, is another program's.
+	// A socket of another type on which a process listens is another program's.
 	sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return false, Explain(os.NewSyscallError("socket", err))
@@ -90,9 +90,8 @@ func (d *Dir) staleSocket(base string, mine func(uid uint32) bool) (there bool, 
 	return true, nil
 }
 
-// RemoveConns removes the connection segments that dialers of base have left
-// which died, those that nobody has locked, and returns their names. With dry
-// it only says which these are.
+// RemoveConns removes the unlocked connection segments that dead dialers of
+// base have left, and returns their names. With dry it only returns the names.
 func RemoveConns(dir *Dir, base string, dry bool) (gone []string, err error) {
 	return dir.removeConns(base, removes, dry)
 }
@@ -100,8 +99,8 @@ func RemoveConns(dir *Dir, base string, dry bool) (gone []string, err error) {
 // removes reports whether the caller removes what belongs to the user uid.
 func removes(uid uint32) bool { return os.Geteuid() == 0 || uid == uint32(os.Geteuid()) }
 
-// removable reports why the file page may not be removed: a listener lives, or
-// it looks like something else whose name happens to be like ours.
+// removable returns an error if the file page must not be removed: a listener
+// lives, or the file only has a name like ours.
 func removable(dir *Dir, page string, dry bool) error {
 	fd, err := unix.Openat(dir.fd, page, unix.O_RDONLY|openFlags, 0)
 	if err != nil {
@@ -115,7 +114,7 @@ func removable(dir *Dir, page string, dry bool) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fmt.Errorf("%s is not a regular file", dir.at(page))
 	}
-	if dry && Locked(fd) { // else the lock is waited for
+	if dry && Locked(fd) { // otherwise wait for the lock
 		return unix.EADDRINUSE
 	}
 	if !removes(st.Uid) {

@@ -121,7 +121,8 @@ func TestRemoveListener(t *testing.T) {
 	}
 }
 
-// TestRemoveLive checks that a listener that lives is none the worse for an attempt.
+// TestRemoveLive checks that a listener that lives is none the worse for an
+// attempt.
 func TestRemoveLive(t *testing.T) {
 	d := tempDir(t)
 	announce(t, d, "feed")
@@ -188,8 +189,8 @@ func TestRemoveOthers(t *testing.T) {
 	}
 }
 
-// TestRemoveRace removes a stale name while a listener takes it over. Whoever is
-// first: a listener that was told that it has the name has it.
+// TestRemoveRace removes a stale name while a listener takes it over. Whoever
+// is first: a listener that was told that it has the name has it.
 func TestRemoveRace(t *testing.T) {
 	d := tempDir(t)
 	var listened, refused, removed int
@@ -268,7 +269,8 @@ func TestParseFile(t *testing.T) {
 	}
 }
 
-// TestDecodeConn decodes the header of a real segment, and that with each byte changed.
+// TestDecodeConn decodes the header of a real segment, and that with each byte
+// changed.
 func TestDecodeConn(t *testing.T) {
 	d := tempDir(t)
 	for _, g := range []Geometry{named, anonymous} {

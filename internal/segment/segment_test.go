@@ -256,8 +256,8 @@ func TestCheckRingSize(t *testing.T) {
 	}
 }
 
-// diff says where got differs from want, a golden copy of format 1 that is not to
-// be changed.
+// diff says where got differs from want, a golden copy of format 1 that is not
+// to be changed.
 func diff(t *testing.T, got, want []byte) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -270,8 +270,8 @@ func diff(t *testing.T, got, want []byte) {
 	}
 }
 
-// TestGoldenConnection compares every byte of a new connection segment with what
-// format 1 says.
+// TestGoldenConnection compares every byte of a new connection segment with
+// what format 1 says.
 func TestGoldenConnection(t *testing.T) {
 	for _, g := range []Geometry{named, anonymous} {
 		t.Run(fmt.Sprintf("anonymous=%v", g.Anonymous), func(t *testing.T) {
@@ -352,8 +352,8 @@ func TestGoldenListener(t *testing.T) {
 	}
 }
 
-// TestCreateAttach makes a segment, attaches it, and looks from each mapping, and
-// from the file, at what the other one stores.
+// TestCreateAttach makes a segment, attaches it, and looks from each mapping,
+// and from the file, at what the other one stores.
 func TestCreateAttach(t *testing.T) {
 	for _, g := range []Geometry{named, anonymous, {RingSize: PageSize}, {RingSize: 1 << 20}} {
 		t.Run(fmt.Sprintf("ring=%d,anonymous=%v", g.RingSize, g.Anonymous), func(t *testing.T) {
@@ -437,8 +437,8 @@ func TestCreateAttach(t *testing.T) {
 	}
 }
 
-// TestNames checks that the names of segments are removed, where they have one, and not
-// those of others.
+// TestNames checks that the names of segments are removed, where they have one,
+// and not those of others.
 func TestNames(t *testing.T) {
 	t.Run("RemoveName", func(t *testing.T) {
 		d := tempDir(t)
@@ -576,7 +576,13 @@ func TestAttachRefuses(t *testing.T) {
 		{"another ring size", poke(16, 1), "geometry"},
 		{"another ring size, in the high word", poke(20, 1), "geometry"},
 		{"other flags", poke(24, 0x82), "geometry"},
-		{"another id", poke(47, 1, 2), "id"},
+		{"another id", func(t *testing.T, fd int) int {
+			last := make([]byte, 1) // of the id, which is random
+			if _, err := unix.Pread(fd, last, 47); err != nil {
+				t.Fatal(err)
+			}
+			return poke(47, last[0]^1)(t, fd)
+		}, "id"},
 		{"a directory", instead(func() (int, error) { return unix.Open("/", unix.O_RDONLY|unix.O_CLOEXEC, 0) }), "regular"},
 		{"a device", instead(func() (int, error) { return unix.Open("/dev/zero", unix.O_RDWR|unix.O_CLOEXEC, 0) }), "regular"},
 		{"a stream socket", socket(unix.SOCK_STREAM), "regular"},
@@ -587,7 +593,7 @@ func TestAttachRefuses(t *testing.T) {
 			unix.Close(fd[1])
 			return fd[0], err
 		}), "regular"},
-		{"nothing", func(*testing.T, int) int { return -1 }, "does not say"},
+		{"nothing", func(*testing.T, int) int { return -1 }, "cannot be examined"},
 		{"an opening to read", again(unix.O_RDONLY), "mmap"},
 		{"an opening to write", again(unix.O_WRONLY), "cannot be read"},
 		{"an opening to do nothing", again(unix.O_PATH), ""},
@@ -860,8 +866,8 @@ func TestInUse(t *testing.T) {
 	announce(t, d, "fee")
 }
 
-// TestAnnounceRace announces and closes the same name in many goroutines. There is
-// never more than one that has it, and what the last one leaves is nothing.
+// TestAnnounceRace announces and closes the same name in many goroutines. There
+// is never more than one that has it, and what the last one leaves is nothing.
 func TestAnnounceRace(t *testing.T) {
 	d := tempDir(t)
 	var holders, wins atomic.Int32
@@ -894,7 +900,8 @@ func TestAnnounceRace(t *testing.T) {
 	wg.Wait()
 }
 
-// TestStale takes over what a listener that died has left, or what is in its place.
+// TestStale takes over what a listener that died has left, or what is in its
+// place.
 func TestStale(t *testing.T) {
 	// file writes what a listener has left, cut or made longer to n bytes.
 	file := func(n int, b []byte) func(t *testing.T, path string) {
@@ -1068,8 +1075,8 @@ func TestSomebodyElses(t *testing.T) {
 	})
 }
 
-// TestSweep checks what goes when a name is taken: the caller's own segments that
-// nobody has locked, and sockets that were not ready, of this very name.
+// TestSweep checks what goes when a name is taken: the caller's own segments
+// that nobody has locked, and sockets that were not ready, of this very name.
 func TestSweep(t *testing.T) {
 	d := tempDir(t)
 	id := strings.Repeat("0123456789abcdef", 2)

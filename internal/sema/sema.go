@@ -7,8 +7,8 @@ import (
 	"sync/atomic"
 )
 
-// A Sema is a token that one goroutine waits for and any goroutine puts there.
-// There is one token at most. The zero Sema has none.
+// A Sema holds at most one token. One goroutine waits for it, and any goroutine
+// may put it there. The zero Sema has none.
 //
 // It is a channel of one element but for one thing: a channel belongs to the
 // bubble of testing/synctest in which it was made, and ends the process when it

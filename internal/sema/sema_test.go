@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestSema passes two goroutines' turns to and fro: a token that is lost ends in a
-// hang, one too many in a turn out of order.
+// TestSema passes two goroutines' turns to and fro: a token that is lost ends
+// in a hang, one too many in a turn out of order.
 func TestSema(t *testing.T) {
 	const rounds = 100_000
 	var a, b Sema
@@ -49,8 +49,8 @@ func TestSemaOne(t *testing.T) {
 	<-through
 }
 
-// TestSemaStress has many nudge one that waits, until it has seen what each of them
-// stored before: one that misses a token hangs.
+// TestSemaStress has many nudge one that waits, until it has seen what each of
+// them stored before: one that misses a token hangs.
 func TestSemaStress(t *testing.T) {
 	const nudgers, each = 4, 20_000
 	var s Sema
@@ -74,8 +74,8 @@ func TestSemaStress(t *testing.T) {
 	}
 }
 
-// TestSemaBubbles has goroutines of two bubbles and one outside meet at the same
-// Semas, which a channel does not survive.
+// TestSemaBubbles has goroutines of two bubbles and one outside meet at the
+// same Semas, which a channel does not survive.
 func TestSemaBubbles(t *testing.T) {
 	var ask, answer Sema
 	stop := false

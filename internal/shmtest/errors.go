@@ -131,8 +131,8 @@ func WantDead(t testing.TB, c *shmconn.Conn) {
 	}
 }
 
-// Reclaim takes over the name that a process which was killed has left, and gives
-// it up.
+// Reclaim takes over the name that a process which was killed has left, and
+// gives it up.
 func Reclaim(t testing.TB, name string) {
 	t.Helper()
 	l, err := shmconn.Listen(name)
@@ -145,8 +145,8 @@ func Reclaim(t testing.TB, name string) {
 	}
 }
 
-// WantSound fails unless a and b are the two ends of a connection, with nothing on the
-// way, that works.
+// WantSound fails unless a and b are the two ends of a connection, with nothing
+// on the way, that works.
 func WantSound(t testing.TB, a, b *shmconn.Conn) {
 	t.Helper()
 	for _, ends := range [][2]*shmconn.Conn{{a, b}, {b, a}} {
@@ -171,8 +171,8 @@ func MustWrite(t testing.TB, c *shmconn.Conn, b []byte) {
 	}
 }
 
-// WantCorrupt fails unless err is a *CorruptError, wrapped as all errors are, and
-// all later calls on c say the same.
+// WantCorrupt fails unless err is a *CorruptError, wrapped as all errors are,
+// and all later calls on c say the same.
 func WantCorrupt(t testing.TB, c *shmconn.Conn, err error) *shmconn.CorruptError {
 	t.Helper()
 	ce, ok := errors.AsType[*shmconn.CorruptError](err)

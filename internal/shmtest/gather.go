@@ -37,8 +37,8 @@ func (g *Gathered) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Gather reads from c until there is an error, by whatever call r says, by Read alone
-// if r is nil. It tells each, which can be nil, how much it has got.
+// Gather reads from c until there is an error, by whatever call r says, by Read
+// alone if r is nil. It tells each, which can be nil, how much it has got.
 func Gather(c *shmconn.Conn, r *rand.Rand, each func(n int)) *Gathered {
 	g := &Gathered{Op: "read", each: each}
 	buf := make([]byte, 64<<10)
@@ -76,8 +76,9 @@ func Gather(c *shmconn.Conn, r *rand.Rand, each func(n int)) *Gathered {
 	return g
 }
 
-// Feed writes n bytes of the pattern from off on, in pieces, by whatever call r says,
-// and tells each how many a call has written. between is called between two calls.
+// Feed writes n bytes of the pattern from off on, in pieces, by whatever call r
+// says, and tells each how many a call has written. between is called between
+// two calls.
 func Feed(c *shmconn.Conn, r *rand.Rand, off, n int, each func(n int), between func()) error {
 	for end := off + n; off < end; between() {
 		piece := Pattern(off, min(end-off, 1+r.IntN(1<<r.IntN(17))))

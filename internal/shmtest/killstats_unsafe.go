@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// KillStats are in a file that a victim and the test have mapped: what the victim has
-// stored there stays when it is killed.
+// KillStats are in a file that a victim and the test have mapped: what the
+// victim has stored there stays when it is killed.
 type KillStats struct {
 	Serial atomic.Uint64 // the connection under way, where there are several
 	Wrote  atomic.Uint64 // bytes of it that calls had said they wrote

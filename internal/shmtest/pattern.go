@@ -41,7 +41,8 @@ func FirstDiff(got []byte, off int) int {
 	return -1
 }
 
-// The tape, which TapeAt reads, is an endless pattern of which any piece can be had without making it.
+// The tape, which TapeAt reads, is an endless pattern of which any piece can be
+// had without making it.
 const (
 	tapePeriod = 65521 // a prime: no power of two is a multiple
 	TapePiece  = 64 << 10

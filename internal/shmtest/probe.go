@@ -29,11 +29,12 @@ type Outcomes struct {
 	Ends map[string]int // how often a direction of a connection has ended how
 }
 
-// final are the errors after which a connection, or a direction of it, is of no more use.
+// final are the errors after which a connection, or a direction of it, is of no
+// more use.
 var final = []string{"closed", "EOF", "EPIPE", "ECONNRESET", "corrupt"}
 
-// ended fails unless err is one of those that a peer may cause, and reports whether there
-// is nothing more to come. It counts the first such error.
+// ended fails unless err is one of those that a peer may cause, and reports
+// whether there is nothing more to come. It counts the first such error.
 func (y *Outcomes) ended(what string, err error, first bool) bool {
 	if err == nil {
 		return false
@@ -65,8 +66,8 @@ func (y *Outcomes) String() string {
 		y.calls.Load(), strings.Join(ends, ", "), time.Duration(y.over.Load()).Round(10*time.Microsecond))
 }
 
-// A prober makes all the calls that a Conn has, in one direction, at random, and holds
-// what they return against what is so whatever the peer does.
+// A prober makes all the calls that a Conn has, in one direction, at random,
+// and holds what they return against what is so whatever the peer does.
 type prober struct {
 	*Outcomes
 	c    *shmconn.Conn
@@ -75,7 +76,8 @@ type prober struct {
 	size int      // of a ring
 }
 
-// timed calls f after it has set a deadline, mostly, and looks whether f keeps it.
+// timed calls f after it has set a deadline, mostly, and looks whether f keeps
+// it.
 func (p *prober) timed(set func(time.Time) error, f func() error) error {
 	var deadline time.Time
 	if p.rnd.IntN(4) > 0 {
@@ -110,7 +112,8 @@ const (
 	more   = 4    // calls that a prober makes when nothing more is to come
 )
 
-// reads makes calls that read until there is nothing more to come, and some more.
+// reads makes calls that read until there is nothing more to come, and some
+// more.
 func (p *prober) reads() {
 	for left := more; left > 0; {
 		k := 1 + p.rnd.IntN(p.size/2)
@@ -206,9 +209,10 @@ func (p *prober) writes() {
 	}
 }
 
-// Probe has both directions of both ends in use until they have all ended, which is when
-// both ends are closed if not before. It closes something after so long, or as long as it
-// takes until all has ended by itself if that is sooner.
+// Probe has both directions of both ends in use until they have all ended,
+// which is when both ends are closed if not before. It closes something after
+// so long, or as long as it takes until all has ended by itself if that is
+// sooner.
 func (y *Outcomes) Probe(a, b *shmconn.Conn, size int, seed uint64, files []*os.File, after time.Duration) {
 	var wg sync.WaitGroup
 	for i, c := range []*shmconn.Conn{a, b} {
@@ -243,8 +247,8 @@ func ProbeFiles(t testing.TB) (files []*os.File) {
 	return files
 }
 
-// Control streams to and fro over a connection of its own until stop is called, which
-// returns how many bytes that were. They come out as they went in.
+// Control streams to and fro over a connection of its own until stop is called,
+// which returns how many bytes that were. They come out as they went in.
 func Control(t testing.TB) (stop func() int) {
 	a, b := Shape{Ring: 8192}.ShmPair(t)
 	var wg sync.WaitGroup
@@ -277,8 +281,8 @@ func Control(t testing.TB) (stop func() int) {
 	}
 }
 
-// ServeEcho sends back the first bytes of each connection, of mostConns at a time, until l
-// is closed.
+// ServeEcho sends back the first bytes of each connection, of mostConns at a
+// time, until l is closed.
 func ServeEcho(l Listener) {
 	var wg sync.WaitGroup
 	defer wg.Wait()

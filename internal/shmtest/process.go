@@ -159,7 +159,8 @@ func (h *Helper) Kill() {
 	h.Wait()
 }
 
-// Fail tells the helper to end in a way that is a failure, and returns when it is gone.
+// Fail tells the helper to end in a way that is a failure, and returns when it
+// is gone.
 func (h *Helper) Fail(how string) {
 	h.T.Helper()
 	h.dead = true
@@ -259,7 +260,8 @@ func JoinHelper(t *testing.T, s Shape, h *Helper) *shmconn.Conn {
 	return c.(*shmconn.Conn)
 }
 
-// A ProcessTB is the testing.TB of a helper process: what is fatal ends the process.
+// A ProcessTB is the testing.TB of a helper process: what is fatal ends the
+// process.
 type ProcessTB struct {
 	testing.TB
 	cleanups []func()

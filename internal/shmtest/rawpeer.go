@@ -47,8 +47,8 @@ type RawPeer struct {
 	hisRinger, HisBell int
 }
 
-// RawConnect connects to the listener on name. RawDialer makes all that is needed
-// for an introduction, too.
+// RawConnect connects to the listener on name. RawDialer makes all that is
+// needed for an introduction, too.
 func RawConnect(t testing.TB, name string) *RawPeer {
 	t.Helper()
 	p := &RawPeer{t: t, Sock: -1, Seg: -1, bell: -1, Ringer: -1, hisRinger: -1, HisBell: -1}
@@ -209,8 +209,8 @@ func (p *RawPeer) Knock() {
 	}
 }
 
-// Look empties its own doorbell. It returns how often that was rung, and whether
-// the acceptor is gone.
+// Look empties its own doorbell. It returns how often that was rung, and
+// whether the acceptor is gone.
 func (p *RawPeer) Look() (rings int, gone bool) {
 	p.t.Helper()
 	buf := make([]byte, 8192)

@@ -30,7 +30,8 @@ func (f Figure) String() string {
 	return fmt.Sprintf("n=%d p50=%v p99=%v max=%v", len(s), at(0.5), at(0.99), at(1))
 }
 
-// Rounds returns how many rounds are run of n: all with -long, and one in 40 without.
+// Rounds returns how many rounds are run of n: all with -long, and one in 40
+// without.
 func Rounds(n int) int {
 	if *Long {
 		return n
@@ -38,7 +39,8 @@ func Rounds(n int) int {
 	return max(2, n/40)
 }
 
-// A Round is one of many in a test. What it has to clean up it does when it ends.
+// A Round is one of many in a test. What it has to clean up it does when it
+// ends.
 type Round struct {
 	testing.TB
 	*rand.Rand
@@ -54,8 +56,8 @@ func (x *Round) End() {
 	}
 }
 
-// InRounds runs f n times and sees that each ends, and leaves nothing: no goroutine,
-// no descriptor, no mapping, no name.
+// InRounds runs f n times and sees that each ends, and leaves nothing: no
+// goroutine, no descriptor, no mapping, no name.
 func InRounds(t *testing.T, n int, f func(x *Round)) {
 	t.Helper()
 	seed := rand.Uint64()
@@ -92,8 +94,8 @@ func Hold() Holdings {
 	return Holdings{runtime.NumGoroutine(), Descriptors(), Mappings(), ListDir(os.Getenv("SHMCONN_DIR"))}
 }
 
-// HoldStill is Hold once what earlier tests have closed has ended: nothing of it has
-// changed for a while.
+// HoldStill is Hold once what earlier tests have closed has ended: nothing of
+// it has changed for a while.
 func HoldStill() Holdings {
 	handshake.DropSpares()
 	h := Hold()
@@ -107,8 +109,8 @@ func HoldStill() Holdings {
 	return h
 }
 
-// Left says what there is now and was not in h. It gives what ends beside a call
-// some time to do so.
+// Left says what there is now and was not in h. It gives what ends beside a
+// call some time to do so.
 func (h Holdings) Left() string {
 	for start := time.Now(); ; time.Sleep(100 * time.Microsecond) {
 		now := Hold()
@@ -147,13 +149,13 @@ func (x *Round) Moment(limit time.Duration) {
 // OpenDescriptors counts the descriptors of this process.
 func OpenDescriptors() int { return len(ListDir("/proc/self/fd")) }
 
-// LeftWithin is left with another patience, for what is not names.
-func (h Holdings) LeftWithin(patience time.Duration) string {
+// LeftWithin is left with another limit, for what is not names.
+func (h Holdings) LeftWithin(limit time.Duration) string {
 	for start := time.Now(); ; time.Sleep(time.Millisecond) {
 		now := Hold()
 		left := ""
-		// What the first listener or dialer opens stays for as long as the process, if
-		// it could be opened.
+		// What the first listener or dialer opens stays for as long as the
+		// process, if it could be opened.
 		for _, once := range []string{"anon_inode:[eventfd]", "/proc/loadavg"} {
 			if now.descriptors[once] == h.descriptors[once]+1 {
 				if now.descriptors[once]--; now.descriptors[once] == 0 {
@@ -170,7 +172,7 @@ func (h Holdings) LeftWithin(patience time.Duration) string {
 		if !slices.Equal(now.mappings, h.mappings) {
 			left += fmt.Sprintf(" %d mappings", len(now.mappings)-len(h.mappings))
 		}
-		if left == "" || time.Since(start) > patience {
+		if left == "" || time.Since(start) > limit {
 			return left
 		}
 	}

@@ -29,8 +29,9 @@ func SegmentPair(t testing.TB, s Shape) (a, b *shmconn.Conn, seg *os.File) {
 	return x.(*shmconn.Conn), y.(*shmconn.Conn), openSegment(t, s.Path(""), name)
 }
 
-// openSegment opens the file of a connection of this process to the listener base in dir.
-// It has no name, but /proc has the descriptors, and the file's header the listener's name.
+// openSegment opens the file of a connection of this process to the listener
+// base in dir. It has no name, but /proc has the descriptors, and the file's
+// header the listener's name.
 func openSegment(t testing.TB, dir, base string) *os.File {
 	t.Helper()
 	for _, fd := range ListDir("/proc/self/fd") {
@@ -62,7 +63,8 @@ type Volume struct {
 	taken  int64
 }
 
-// NewVolume mounts a tmpfs with the options, and skips the test where it may not.
+// NewVolume mounts a tmpfs with the options, and skips the test where it may
+// not.
 func NewVolume(t testing.TB, options string) *Volume {
 	t.Helper()
 	v := &Volume{t: t, Dir: MountSmall(t, options)}
@@ -74,9 +76,10 @@ func NewVolume(t testing.TB, options string) *Volume {
 	return v
 }
 
-// MountSmall mounts a tmpfs with the options for the time of the test, after which this
-// process must hold nothing of it. Others may: who looks at the connections of the
-// machine, as "shmconn ls" does, maps what is there for a moment.
+// MountSmall mounts a tmpfs with the options for the time of the test, after
+// which this process must hold nothing of it. Others may: who looks at the
+// connections of the machine, as "shmconn ls" does, maps what is there for a
+// moment.
 func MountSmall(t testing.TB, options string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -149,8 +152,8 @@ func SegmentIn(t testing.TB, dir string, s Shape) (a, b *shmconn.Conn, seg *os.F
 	return a, b, openSegment(t, dir, filepath.Base(name))
 }
 
-// SkipRaced skips what takes a header away while somebody looks at it. The race detector
-// makes atomic accesses in C, where a fault is the end of the process.
+// SkipRaced skips what takes a header away while somebody looks at it. The race
+// detector makes atomic accesses in C, where a fault is the end of the process.
 func SkipRaced(t testing.TB) {
 	t.Helper()
 	if RaceEnabled {

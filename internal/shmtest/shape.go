@@ -15,7 +15,8 @@ import (
 	"shmconn"
 )
 
-// A Shape is a way to make connections. The zero shape is shm with all defaults.
+// A Shape is a way to make connections. The zero shape is shm with all
+// defaults.
 type Shape struct {
 	Net        string // "shm", which "" stands for, or "unix"
 	Ring       int
@@ -251,8 +252,8 @@ func OnShapes(t *testing.T, shapes []Shape, f func(t *testing.T, s Shape)) {
 	}
 }
 
-// AcrossShapes are the shapes that tests with a second process run on. With its ends
-// swapped, the other process is the dialer.
+// AcrossShapes are the shapes that tests with a second process run on. With its
+// ends swapped, the other process is the dialer.
 var AcrossShapes = []Shape{
 	{},
 	{Ring: 4096, Anonymous: true, Swap: true},

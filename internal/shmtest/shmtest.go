@@ -22,8 +22,8 @@ import (
 	"shmconn"
 )
 
-// Long is set by -long, or by SHMCONN_FULL=1 where some packages do not have the
-// flag: the tests that sample run the full numbers, for hours.
+// Long is set by -long, or by SHMCONN_FULL=1 where some packages do not have
+// the flag: the tests that sample run the full numbers, for hours.
 var Long = flag.Bool("long", os.Getenv("SHMCONN_FULL") != "", "run the full numbers, which takes hours; SHMCONN_FULL=1 does so, too")
 
 // Main is what TestMain does: it runs the tests, or plays one of the roles in a
@@ -35,8 +35,8 @@ func Main(m *testing.M, roles Roles) {
 	os.Exit(runTests(m))
 }
 
-// runTests runs the tests in a directory of their own, and fails when they leave
-// anything.
+// runTests runs the tests in a directory of their own, and fails when they
+// leave anything.
 func runTests(m *testing.M) int {
 	// Made here, so that what the runtime's poller needs is not taken for a leak.
 	if r, w, err := os.Pipe(); err == nil {
@@ -59,7 +59,8 @@ func runTests(m *testing.M) int {
 	defer holdDir(dir).Close()
 	sweepDirs()
 
-	// Here, too: what the first listener or dialer opens stays for as long as the process.
+	// Here, too: what the first listener or dialer opens stays for as long as
+	// the process.
 	if l, err := shmconn.Listen("first"); err == nil {
 		l.Close()
 	}
@@ -99,8 +100,9 @@ func holdDir(dir string) *os.File {
 	return f
 }
 
-// sweepDirs removes the directories of runs that were killed, which nobody holds
-// and where nothing has happened for a while: what is in them takes memory.
+// sweepDirs removes the directories of runs that were killed, which nobody
+// holds and where nothing has happened for a while: what is in them takes
+// memory.
 func sweepDirs() {
 	old, _ := filepath.Glob("/dev/shm/shmconn-test-*")
 	for _, dir := range old {
@@ -116,8 +118,8 @@ func sweepDirs() {
 	}
 }
 
-// leftovers lists goroutines, descriptors, mappings, processes and names of files
-// that the tests should not have left.
+// leftovers lists goroutines, descriptors, mappings, processes and names of
+// files that the tests should not have left.
 func leftovers(dir string, before map[string]int) (left []string) {
 	for i, g := range Goroutines() {
 		if i == 0 || strings.Contains(g, "os/signal.") || strings.Contains(g, "runtime/trace.") || strings.Contains(g, "runtime/pprof.") {
@@ -187,9 +189,9 @@ func Mappings() (lines []string) {
 	return lines
 }
 
-// processes lists the children of this process, also those that have ended and were
-// not waited for, and the descendants of its helpers, which have dir in their
-// environment.
+// processes lists the children of this process, also those that have ended and
+// were not waited for, and the descendants of its helpers, which have dir in
+// their environment.
 func processes(dir string) (list []string) {
 	for _, pid := range ListDir("/proc") {
 		if n, err := strconv.Atoi(pid); err != nil || n == os.Getpid() {
@@ -205,8 +207,8 @@ func processes(dir string) (list []string) {
 	return list
 }
 
-// ProcessState returns the state of a process, or of a thread as "PID/task/TID", and
-// who its parent is; "" if there is no such process.
+// ProcessState returns the state of a process, or of a thread as
+// "PID/task/TID", and who its parent is; "" if there is no such process.
 func ProcessState(pid string) (state string, parent int) {
 	stat, _ := os.ReadFile("/proc/" + pid + "/stat")
 	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // the name can be anything

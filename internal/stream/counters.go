@@ -10,8 +10,8 @@ import (
 	"shmconn/internal/wait"
 )
 
-// A stopwatch adds up times. One goroutine at a time starts and stops it, and
-// any may look at it.
+// A stopwatch adds up times. One goroutine at a time starts and stops it; any
+// may read it.
 type stopwatch struct {
 	v    atomic.Int64 // the sum; while it runs, the sum less the time of the start, less 1: below 0
 	seen atomic.Int64 // the largest that sum has returned
@@ -61,12 +61,13 @@ func (s *Stream) Stats() Stats {
 	return st
 }
 
-// count returns how many bytes went through, and by how many calls: by what
-// this end knows, or, while a call has the half, by what it has published.
+// count returns how many bytes went through, in how many calls: as far as this
+// end knows, or, while a call holds the half, as far as that call has
+// published.
 func (h *half) count(published func() uint64) (bytes, calls uint64) {
 	if h.turn.TryLock() {
 		defer h.turn.Unlock()
-		h.counted.Store(h.calls) // so that a later look does not find less
+		h.counted.Store(h.calls) // so that a later Stats does not find less
 		h.looked.Store(h.total())
 		return h.total(), h.calls
 	}

@@ -11,14 +11,14 @@ import (
 	"shmconn/internal/sema"
 )
 
-// An ending is what is behind Done: nothing, until somebody calls it.
+// An ending is the state behind Done. Until Done is called it is empty.
 //
 // It waits for the end of the doorbell's pipe. The peer gives up its end of
 // that when it closes, aborts or dies, so one event stands for all of them. A
-// word in shared memory would not do: the peer wakes nobody for it who has not
-// parked. Reading the pipe would not do either: the bell has one holder at a
-// time, and another reader would take bytes that are meant for that one. The
-// end of the pipe is an event that takes no byte.
+// word in shared memory would not do, because for it the peer wakes only an end
+// that has parked. Reading the pipe would not do either: the bell has one
+// holder at a time, and another reader would take bytes meant for the holder.
+// The end of the pipe is an event that takes no byte.
 type ending struct {
 	mu    sync.Mutex // guards the following, and keeps the bell from being closed
 	ch    chan struct{}
@@ -26,8 +26,8 @@ type ending struct {
 	watch *doorbell.End
 }
 
-// doneWithout is how often the end of the pipe is looked for where the process
-// is out of descriptors, or the machine of watches, to wait for it.
+// doneWithout is the time between checks for the end of the pipe if the process
+// is out of descriptors, or the machine out of watches, to wait for it.
 const doneWithout = 20 * time.Millisecond
 
 // Done is Conn.Done, see there.
@@ -38,8 +38,8 @@ func (s *Stream) Done() <-chan struct{} {
 	if d.ch != nil {
 		return d.ch
 	}
-	// The channel and its goroutine are of no bubble, so that it may be
-	// selected on inside and outside, as a Conn may be used.
+	// The channel and its goroutine belong to no bubble, so the channel may be
+	// selected on inside and outside one, as a Conn may be used.
 	var made sema.Sema
 	bubble.Outside(func() {
 		d.ch = make(chan struct{})
@@ -71,9 +71,9 @@ func (s *Stream) awaitEnd() {
 	}
 }
 
-// lookForEnd reports whether there is nothing more to wait for. At the peer's
-// end it says so to all calls: those that do not wait need not find out by
-// themselves.
+// lookForEnd reports whether there is nothing more to wait for. If the peer has
+// ended, it stores that for all calls, so those that do not wait need not
+// check.
 func (s *Stream) lookForEnd() bool {
 	d := &s.ending
 	d.mu.Lock()

@@ -38,7 +38,7 @@ func (s *Stream) exclusive(h *half, f func()) (err error) {
 // those of shmconn.Producer.
 //
 // A call that stores a position is between Enter and Leave. Put and Reserve,
-// which touch nothing that others look at, are not.
+// which touch nothing that others load, are not.
 type Producer struct {
 	h   *writeHalf // nil before and after
 	put int        // bytes by Put since the last that were published
@@ -140,7 +140,7 @@ func (p *Producer) Reserve(n int) (b []byte, err error) {
 		return nil, err
 	}
 	h.turn.Enter()
-	if err = p.flush(); err == nil { // what the peer does not know of it makes no room for
+	if err = p.flush(); err == nil { // the peer makes no room for bytes that it does not know of
 		b, err = h.reserve(n)
 	}
 	h.turn.Leave()
@@ -201,7 +201,7 @@ func (h *readHalf) has(n int) bool {
 	return h.stop.Load() == 0 && n <= min(h.ring.Ready(), manySmall) && n > 0
 }
 
-// took ends what a call that took bytes off the ring does.
+// took ends a call that removed bytes from the ring.
 func (h *readHalf) took() {
 	h.calls++
 	if h.ring.AckDue() {

@@ -13,11 +13,11 @@ import (
 )
 
 // endCall ends a call that has the half h: it is deferred, with what
-// SetPanicOnFault returned at the start. A fault becomes the call's error: at
-// an address of the segment, because somebody has truncated that, a
-// *ring.Violation; at another, which is then in the memory that the caller has
-// passed, EFAULT, as a system call has it, or a panic for a caller who has
-// asked for that, as Guard has. Any other panic goes on.
+// SetPanicOnFault returned at the start. A fault becomes the call's error. At
+// an address of the segment, which was then truncated, the error is a
+// *ring.Violation. Any other address is in the caller's memory: the error is
+// EFAULT, as of a system call, or a panic if the caller has set
+// SetPanicOnFault, as Guard does. Any other panic goes on.
 func (s *Stream) endCall(h *half, panicOnFault bool, err *error) {
 	debug.SetPanicOnFault(panicOnFault)
 	if p := recover(); p != nil {
@@ -47,7 +47,7 @@ func (s *Stream) truncated() *ring.Violation {
 	return &ring.Violation{What: "the size of the segment's memory (it was truncated, or a hole was made in it)", Seen: 0, Allowed: uint64(segment.PageSize + 2*s.size)}
 }
 
-// corrupted makes the connection useless because of err.
+// corrupted marks the connection as corrupt because of err.
 func (s *Stream) corrupted(err error) error {
 	var v *ring.Violation
 	if errors.As(err, &v) {
@@ -58,7 +58,7 @@ func (s *Stream) corrupted(err error) error {
 
 func (s *Stream) setCorrupt(c *ring.Violation) error {
 	s.corrupt.CompareAndSwap(nil, c)
-	s.aborted.Store(true) // what the peer has read may not be all: it is not to find an end in order
+	s.aborted.Store(true) // the peer may not have read everything: it must not find an end in order
 	for _, h := range s.halves() {
 		h.stop.Or(stopCorrupt) // both before either wakes, and parks again
 	}
@@ -68,9 +68,9 @@ func (s *Stream) setCorrupt(c *ring.Violation) error {
 	return s.corrupt.Load()
 }
 
-// ignoreFault is deferred, like endCall, by what is done the same whether or
-// not the segment is whole: it ends the caller at a fault in the segment, with
-// what its named results are by then.
+// ignoreFault is deferred, like endCall, by steps that must be done whether or
+// not the segment is intact. At a fault in the segment it ends the caller, with
+// the named results as they are then.
 func (s *Stream) ignoreFault(panicOnFault bool) {
 	debug.SetPanicOnFault(panicOnFault)
 	if p := recover(); p != nil {

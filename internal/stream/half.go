@@ -17,7 +17,7 @@ import (
 	"shmconn/internal/wait"
 )
 
-// Why a call that waits, or wants to, has to look up. The bits of half.stop.
+// Why a call that waits, or is about to, has to stop. The bits of half.stop.
 const (
 	stopGone     = 1 << iota // the peer's process is gone
 	stopDeadline             // the deadline has passed
@@ -32,13 +32,13 @@ type half struct {
 	s     *Stream
 	other *half
 
-	turn turn.Turn // who may act
+	turn turn.Turn // which call may act
 
-	// What to look up for.
+	// Why calls have to stop: stop bits.
 	stop     atomic.Uint32
 	deadline deadline.Deadline
 
-	// Waiting. Owned by who has the half.
+	// Waiting. Owned by the call that has the half.
 	own, peer *ring.End
 	gen       uint32 // which connection over the segment this is
 	epoch     uint64 // the last number stored into own.Parked
@@ -70,8 +70,8 @@ func (h *half) init(s *Stream, other *half, cond wait.Condition, own, peer *ring
 	h.turn.Init(h)
 }
 
-// ringPeer rings the doorbell of the peer if it has parked, once each time that
-// it has: the number it stores is another each time.
+// ringPeer rings the doorbell of the peer if it has parked, once for each park:
+// every park stores a new number.
 func (h *half) ringPeer() {
 	if e := h.peer.Parked.Load(); e&1 == 1 && e != h.rung { // sync: park
 		h.rung = e
@@ -81,8 +81,8 @@ func (h *half) ringPeer() {
 	}
 }
 
-// StopErr returns the error that the flags of a half stand for by themselves,
-// nil if there is none.
+// StopErr returns the error that the stop bits of a half mean by themselves, or
+// nil.
 func (h *half) StopErr() error {
 	switch flags := h.stop.Load(); {
 	case flags&stopClosed != 0:
@@ -106,9 +106,8 @@ func (h *half) closedErr() error {
 }
 
 // HangUp stores this end's last position, if the peer does not know it yet, and
-// then closed. The call that holds the half does it when it gives the half
-// back: so no Close overtakes a Write that will say that it has written, nor a
-// Read.
+// then closed. The call that holds the half does this when it gives the half
+// back, so no Close overtakes a Write or a Read that will return success.
 func (h *half) HangUp() {
 	if h.s.aborted.Load() {
 		return
@@ -124,7 +123,7 @@ func (h *half) HangUp() {
 	}
 }
 
-// interrupt sets bits of stop and makes all calls that wait on the half look at
+// interrupt sets bits of stop and makes all calls that wait on the half check
 // them.
 func (h *half) interrupt(stop uint32) {
 	h.stop.Or(stop) // sync: bell
@@ -143,42 +142,42 @@ func (h *half) setDeadline(t time.Time) {
 	})
 }
 
-// idle looks, once in a while, whether the peer is alive, for a caller who does
-// not wait and is not told.
+// idle checks at every idleCallsPerCheck-th call whether the peer is alive, for
+// a call that does not wait, which no doorbell would wake.
 func (h *half) idle() bool {
-	if h.idles++; h.idles%patience != 0 {
+	if h.idles++; h.idles%idleCallsPerCheck != 0 {
 		return false
 	}
 	h.s.checkPeer()
 	return true
 }
 
-// patience is how many calls in vain it is to the next look whether the peer is
-// alive.
-const patience = 64
+// idleCallsPerCheck is how many calls that move nothing there are from one
+// check of the peer to the next.
+const idleCallsPerCheck = 64
 
-// gone makes both halves know that the peer's process is gone.
+// gone tells both halves that the peer's process is gone.
 func (s *Stream) gone() {
 	s.rx.stop.Or(stopGone)
 	s.tx.stop.Or(stopGone)
 }
 
-// checkPeer looks whether the peer is alive, for those who do not park.
+// checkPeer checks whether the peer is alive, for calls that do not park.
 func (s *Stream) checkPeer() {
 	if s.bell.Gone() {
 		s.gone()
 	}
 }
 
-// Passing is called when the turn goes from hand to hand, so that no look of
-// Stats finds it free: it leaves what they report.
+// Passing is called when one call hands the turn to another, so that Stats
+// never finds it free. It leaves the figures that Stats reports.
 func (h *half) Passing() { h.counted.Store(h.calls) }
 
-// Finish leaves what Stats reports when nobody acts any more.
+// Finish leaves the figures that Stats reports once no call acts any more.
 func (h *half) Finish() {
 	h.final.Store(h.total())
 	h.counted.Store(h.calls)
 }
 
-// Release is called when nobody is in the half any more and nobody gets in.
+// Release is called when no call is in the half any more, nor can get in.
 func (h *half) Release() { h.s.release() }

@@ -43,8 +43,8 @@ func (s *Stream) WriteTo(w io.Writer) (n int64, err error) {
 	}
 }
 
-// writeAll writes b to w. A file that somebody else has made non-blocking after
-// os.File had looked fails with EAGAIN: then we wait for it.
+// writeAll writes b to w. A file that was made non-blocking after os.File had
+// checked fails with EAGAIN: then we wait for it.
 func writeAll(w io.Writer, k *sink, b []byte) (n int, err error) {
 	for {
 		m, err := w.Write(b[n:])
@@ -74,12 +74,12 @@ type sink struct {
 
 // kernelSink returns the sink that w is, nil if it has no descriptor.
 //
-// The half is held while the kernel writes, so it is told with each call not to
-// wait. O_NONBLOCK would not do: whoever shares the descriptor may take it off
-// at any time. So sinks are pipes and sockets. A regular file waits for its
-// disk, if not for another process, and hardly a file system can be told not
-// to. Nor are sockets whose writes are messages, for there it matters how much
-// is written at once.
+// The half is held while the kernel writes, so each call asks the kernel not to
+// wait. O_NONBLOCK would not do, because any process that shares the descriptor
+// may clear it at any time. So sinks are pipes and sockets. A regular file
+// waits for its disk, or for another process, and few file systems can be asked
+// not to. Sockets whose writes are messages are no sinks, because there it
+// matters how much is written at once.
 func kernelSink(w io.Writer) (*sink, error) {
 	switch w.(type) {
 	case *os.File, *net.TCPConn, *net.UnixConn:
@@ -121,15 +121,15 @@ func putSocket(fd int, b []byte) (int, error) {
 	return unix.SendmsgN(fd, b, nil, nil, unix.MSG_DONTWAIT)
 }
 
-// error returns the error that w's own Write has when w's descriptor cannot be
-// had, or not be waited for, because of err.
+// error returns the error of w's own Write if w's descriptor is not available,
+// or cannot be waited for, because of err.
 func (k *sink) error(err error) error {
 	_, own := k.w.Write(nil)
 	return cmp.Or(own, err)
 }
 
-// await waits until the descriptor takes something. It is for those that the
-// runtime cannot wait for: os.File takes them for blocking ones.
+// await waits until the descriptor accepts bytes. It is for descriptors that
+// the runtime cannot wait for, because os.File believes that they block.
 func (k *sink) await() (err error) {
 	if rawErr := k.raw.Control(func(fd uintptr) {
 		for err = unix.EINTR; err == unix.EINTR; {
@@ -142,8 +142,8 @@ func (k *sink) await() (err error) {
 }
 
 // drainTo has the kernel copy from the ring to k until the peer closes. While
-// the descriptor blocks nobody has the half. If it is not done, the kernel does
-// not do that, and the rest is for k's own Write.
+// the descriptor blocks, no call holds the half. If done is false, the kernel
+// cannot do it, and the rest is for k's own Write.
 func (s *Stream) drainTo(k *sink) (n int64, done bool, err error) {
 	for {
 		err := s.awaitData()
@@ -196,12 +196,12 @@ func (s *Stream) awaitData() (err error) {
 	}
 }
 
-// drain writes what there is to read now to fd, without a wait, and takes off
-// what fd took. sinkErr is what the kernel says of fd.
+// drain writes what there is to read now to fd, without waiting, and removes
+// what fd took. sinkErr is the kernel's error for fd.
 func (s *Stream) drain(k *sink, fd int) (m int, sinkErr, err error) {
 	h := &s.rx
 	if !h.turn.TryLock() {
-		return 0, nil, h.closedErr() // somebody else is reading
+		return 0, nil, h.closedErr() // another call is reading
 	}
 	defer s.endCall(&h.half, debug.SetPanicOnFault(true), &err)
 	h.leased = false

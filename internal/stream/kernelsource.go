@@ -80,15 +80,15 @@ type source struct {
 // kernelSource returns the source that r is, nil if it is none, and the limit
 // that io.CopyN has put on it, nil if there is none.
 //
-// The half is held while the kernel reads, so nothing is a source that only
-// looks as if it did not wait: what stat calls a regular file can be a log of
-// the kernel's, or belong to another process, which answers when it likes.
-// There are two facts to go by. A file of tmpfs is memory, as the ring is. And
-// for any other file there is RWF_NOWAIT, by which the kernel reads what is in
-// memory, and refuses where it cannot promise that. The first try, at an
-// offset, is to see it refuse: one that uses the file's position waits for
-// others that do. That much is left: a process that shares the open file and is
-// stopped while it reads it can hold us up.
+// The half is held while the kernel reads, so a source must be certain not to
+// wait. What stat calls a regular file can be a log of the kernel's, or belong
+// to another process, which answers when it likes. Two facts decide. A file of
+// tmpfs is memory, as the ring is. And for any other file there is RWF_NOWAIT,
+// by which the kernel reads what is in memory, and refuses where it cannot
+// promise that. The first try, at an offset, shows whether it refuses: a read
+// at the file's position waits for other such reads. One wait remains: a
+// process that shares the open file and is stopped while it reads can hold us
+// up.
 func kernelSource(r io.Reader) (src *source, limit *int64) {
 	if l, ok := r.(*io.LimitedReader); ok {
 		r, limit = l.R, &l.N
@@ -131,9 +131,8 @@ func osFile(r io.Reader) (f syscall.Conn, ok bool) {
 }
 
 // fillFrom has the kernel read from src into the ring. It waits for its turn,
-// but not for room or for src. If nothing was read though there is no error,
-// there is no room, or nothing to read. sourceErr is what the kernel says of
-// src.
+// but not for room or for src. If nothing was read and there is no error, there
+// is no room, or nothing to read. sourceErr is the kernel's error for src.
 func (s *Stream) fillFrom(src *source, limit *int64) (m int, sourceErr, err error) {
 	want := s.chunk
 	if limit != nil {

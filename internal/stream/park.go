@@ -7,21 +7,21 @@ import (
 	"shmconn/internal/wait"
 )
 
-// Ready reports whether a Read that waits should look up.
+// Ready reports whether a Read that waits should stop waiting.
 func (h *readHalf) Ready() bool {
 	return h.ring.Moved() || h.stop.Load() != 0 || h.peer.ClosedIn(h.gen)
 }
 
-// Ready reports whether a Write that waits should look up.
+// Ready reports whether a Write that waits should stop waiting.
 func (h *writeHalf) Ready() bool {
 	return h.ring.Moved() || h.stop.Load() != 0 || h.peer.ClosedIn(h.gen)
 }
 
-// Tick looks whether the peer is alive, for those who poll.
+// Tick checks whether the peer is alive, for a wait that polls.
 func (h *half) Tick() { h.s.checkPeer() }
 
-// place finds out which processor this end is on, and lets the peer know if
-// that has changed. It returns 0 where the kernel does not say.
+// place finds out which processor this end is on, and stores that for the peer
+// if it has changed. It returns 0 if the kernel does not say.
 func (s *Stream) place() uint32 {
 	cpu := wait.Processor()
 	if cpu != s.cpu.Load() {
@@ -40,15 +40,15 @@ func (h *half) Where() (near, elsewhere bool) {
 	return known && peer == own, known && peer != own
 }
 
-// await waits until there is news for the half h, which the caller has. There
-// may be none: the caller looks for itself.
+// await waits until there is news for the half h, which the caller holds. It
+// may return without news: the caller checks.
 func (s *Stream) await(h *half) {
 	budget, cause := h.pace.Budget(s.busyPoll)
 	if budget > 0 && h.waiter.Spin() {
 		return
 	}
-	// From here on the peer may wait for us as long as we wait for it. So it
-	// has to know of all that was read.
+	// From here on the peer may wait for us as long as we wait for it. So first
+	// report all that was read.
 	if h == &s.tx.half {
 		s.flush()
 	} else {
@@ -77,11 +77,11 @@ func (s *Stream) await(h *half) {
 // park sleeps until there is news for the half h.
 //
 // It stores that h has parked and then looks for news; the peer stores its news
-// and then looks whether h has parked. These are sequentially consistent
-// atomics, so that at least one of the two sees the other's store. The number
-// stored is odd and another each time: the peer rings once for each.
+// and then checks whether h has parked. These are sequentially consistent
+// atomics, so that at least one of the two sees the other's store. Every park
+// stores a new odd number: the peer rings once for each.
 //
-// The first half to park reads the doorbell; the other one sleeps on its token,
+// The first half to park reads the doorbell. The second sleeps on its token,
 // which the first passes on whenever it has read something or leaves.
 func (s *Stream) park(h *half) {
 	for {
@@ -108,7 +108,7 @@ func (s *Stream) park(h *half) {
 	}
 }
 
-// sayParked tells the peer to ring before it is of any use to sleep.
+// sayParked asks the peer to ring. Without it, a sleep might never end.
 func (h *half) sayParked() {
 	h.epoch += 1 + h.epoch&1 // odd
 	h.own.Park(h.epoch)      // sync: park

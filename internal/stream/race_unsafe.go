@@ -8,8 +8,9 @@ import (
 )
 
 // The race detector does not see shared memory, so it does not know that what
-// happens before a Write happens before the Read of its bytes. It is told, for
-// all connections alike, as the standard library does for sockets.
+// happens before a Write happens before the Read of its bytes. These calls
+// report it, for all connections alike, as the standard library does for
+// sockets.
 var raceEdge byte
 
 func raceRelease() { runtime.RaceReleaseMerge(unsafe.Pointer(&raceEdge)) }

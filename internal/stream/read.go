@@ -56,16 +56,16 @@ func (h *readHalf) read(b []byte, n *int) error {
 	}
 }
 
-// manySmall is how many bytes a Read can return at the most if they are to
-// count as a row of small Writes.
+// manySmall is the most bytes that a Read can return and still count as one of
+// many small Writes in a row.
 const manySmall = 4 << 10
 
-// holdBack lets half a microsecond, or, for a Consumer, two, pass before a look
-// at the producer's position, if the looks before had always found something
-// new, and this end has written nothing meanwhile that the peer might be
-// answering. Each look takes the line from under the producer, who then has to
-// wait for it: so with small Writes in a row it is better for both to look less
-// often and find more.
+// holdBack pauses for half a microsecond (a Consumer: two) before a load of the
+// producer's position, if the loads before always found something new, and this
+// end has since written nothing that the peer might be answering. Each load
+// takes the cache line from the producer, which then has to wait for it. So
+// with many small Writes in a row both are faster if the reader checks less
+// often and finds more.
 func (h *readHalf) holdBack() {
 	if answered := h.s.tx.ring.Published(); !h.streaming || answered != h.answered {
 		h.streaming, h.answered = true, answered
@@ -84,12 +84,12 @@ const (
 	consumerPauses = 4
 )
 
-// checkRead returns nil when there are n bytes to read or nothing to say, and
-// the error that Read returns now if not.
+// checkRead returns nil if there are n bytes to read, or if Read should wait.
+// Otherwise it returns the error that Read returns now.
 //
-// What the peer does last it does in the order position, closed, gone. So these
-// are sampled the other way round and then judged in that order: had gone been
-// sampled after the position, what was published in between would be lost.
+// The peer's last steps are in the order position, closed, gone. So these are
+// sampled in reverse and then judged in that order: if gone were sampled after
+// the position, bytes published in between would be lost.
 func (h *readHalf) checkRead(n int) error {
 	flags := h.stop.Load()
 	if flags&^(stopGone|stopShut) != 0 {
@@ -114,8 +114,8 @@ func (h *readHalf) checkRead(n int) error {
 }
 
 // copyOut copies what there is into b, and counts it in n, which is 0, as it
-// goes: b may fault. A long copy gives room back on the way, so that the peer
-// can go on.
+// goes: b may fault. A long copy publishes on the way, so that the peer can go
+// on.
 func (h *readHalf) copyOut(b []byte, n *int) {
 	h.leased = false
 	for *n < len(b) && h.ring.Ready() > 0 {
@@ -130,22 +130,22 @@ func (h *readHalf) copyOut(b []byte, n *int) {
 	raceAcquire()
 }
 
-// publish gives the room of what was read back to the peer.
+// publish gives the peer back the room of what was read.
 func (h *readHalf) publish() {
 	h.ring.Publish()
 	h.ringPeer()
 }
 
-// ack gives the room of all that was read back to the peer, who may wait for it
-// while we wait, or ask again and again, for what it writes next. After damage
-// it does nothing.
+// ack gives the peer back the room of all that was read. The peer may need it
+// for the very bytes that we wait for, or check for again and again. After
+// damage it does nothing.
 func (h *readHalf) ack() {
 	if !h.ring.Acked() && h.stop.Load()&stopCorrupt == 0 {
 		h.publish()
 	}
 }
 
-// flush tells the peer of all that was read, unless a call is reading now.
+// flush reports all that was read to the peer, unless a call is reading now.
 func (s *Stream) flush() {
 	h := &s.rx
 	if !h.turn.TryLock() {
@@ -205,10 +205,10 @@ func (s *Stream) Buffered() (n int) {
 	return h.ring.Outstanding()
 }
 
-// checkSpan says what is wrong with the length of a span.
+// checkSpan returns an error if the length of a span is wrong.
 func (s *Stream) checkSpan(n int) error {
 	if n < 0 || n > s.size/2 {
-		return fmt.Errorf("length %d of a span is not from 0 to half the ring size, %d", n, s.size/2)
+		return fmt.Errorf("span length %d is not between 0 and half the ring size, %d", n, s.size/2)
 	}
 	return nil
 }
@@ -233,7 +233,7 @@ func (s *Stream) peekSpan(n, most int) (b []byte, err error) {
 	return h.peek(n, most)
 }
 
-// peek is peekSpan for whoever has the half.
+// peek is peekSpan for a caller that holds the half.
 func (h *readHalf) peek(n, most int) ([]byte, error) {
 	h.leased = false
 	for {

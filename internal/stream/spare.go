@@ -21,10 +21,10 @@ import (
 // acceptor has offered: it stores another such word, and looks at the
 // acceptor's again. The acceptor withdraws its offer before it lets go of a
 // spare, and looks at the dialer's word then. So a spare that the dialer has
-// taken is there until the acceptor has heard of it.
+// taken exists until the acceptor has heard of it.
 //
-// Its methods may not run at the same time, and it is its owner's to Close or
-// to make a stream of.
+// Its methods may not run at the same time. The owner must Close it or make a
+// stream from it.
 type Spare struct {
 	cred   Cred
 	size   int // of a ring
@@ -39,8 +39,8 @@ type Spare struct {
 	inEpoch, outEpoch uint64 // last stored into the Parked words
 }
 
-// lastGeneration is where a segment has been used often enough: a generation is
-// a number of 32 bits.
+// lastGeneration is the last generation of a segment: a generation is a number
+// of 32 bits.
 const lastGeneration = 1 << 31
 
 // What becomes of a stream's parts: decided once, by Close or by the last call
@@ -51,13 +51,13 @@ const (
 	discarded
 )
 
-// KeepFor has what is left of s handed to keep, which owns it then, instead of
-// closed: if this end has closed in order and has read all that there was. It
-// is called before Connect.
+// KeepFor makes s hand its parts to keep, which then owns them, instead of
+// closing them, if this end has closed in order and has read everything. Call
+// it before Connect.
 func (s *Stream) KeepFor(keep func(*Spare)) { s.keep = keep }
 
-// spare hands s's parts on, if they can be of use to another stream. Nobody is
-// in s any more.
+// spare hands s's parts on, if another stream can use them. No call is in s any
+// more.
 func (s *Stream) spare() bool {
 	if s.keep == nil || !s.reusable() || !s.fate.CompareAndSwap(undecided, spared) {
 		return false
@@ -70,8 +70,8 @@ func (s *Stream) spare() bool {
 }
 
 // reusable reports whether nothing has happened to s that the next connection
-// over the segment could come to know of. Bytes that nobody has read, or that
-// were Put and not flushed, would be the next reader's.
+// over the segment could notice. The next reader would get bytes that were not
+// read, or that were Put and not flushed.
 func (s *Stream) reusable() (clean bool) {
 	if s.aborted.Load() || s.corrupt.Load() != nil || s.rx.leased || s.tx.leased ||
 		s.rx.stop.Load()&stopGone != 0 || s.gen >= lastGeneration || s.ringer.Closed() {
@@ -82,8 +82,9 @@ func (s *Stream) reusable() (clean bool) {
 	return n == 0 && err == nil && s.tx.ring.Published() == s.tx.ring.Written()
 }
 
-// sayWatched has the peer's end of the doorbell end with the peer, as Done
-// waits for that. It reports whether the peer has let go without having known.
+// sayWatched asks the peer to let its end of the doorbell end with it, because
+// Done waits for that. It reports whether the peer has let go before it could
+// know.
 func (s *Stream) sayWatched() (late bool) {
 	if s.keep == nil || !s.rx.turn.Incref() {
 		return false
@@ -97,8 +98,8 @@ func (s *Stream) sayWatched() (late bool) {
 	return s.tx.peer.Spare.Load() == s.gen+1
 }
 
-// Stream makes the stream of the next generation of p, which is used up. With
-// keep it can be a spare again.
+// Stream makes the stream of the next generation from p, which must not be used
+// again. With keep its parts can be a spare again.
 func (p *Spare) Stream(busyPoll time.Duration, keep func(*Spare)) *Stream {
 	s := New(p.cred, p.seg, p.size, p.bell, p.ringer, busyPoll)
 	s.gen = p.next
@@ -115,7 +116,7 @@ func (p *Spare) Close() {
 	p.ringer.Close()
 }
 
-// Cred returns what the kernel has said of the peer when the two met.
+// Cred returns what the kernel reported about the peer when the two met.
 func (p *Spare) Cred() Cred { return p.cred }
 
 // Next returns the generation that p is for.
@@ -165,7 +166,7 @@ func (p *Spare) Take() (ok bool) {
 // Withdraw ends the acceptor's Offer. It reports false if the dialer has taken
 // the spare, or may have: then the dialer is heard first.
 func (p *Spare) Withdraw() (ok bool) {
-	ok = true // also where the memory is not there any more
+	ok = true // also if the memory was truncated
 	p.touch(func() {
 		p.in.Own.SaySpare(0) // sync: spare
 		ok = p.in.Peer.Spare.Load() != p.next
@@ -179,7 +180,7 @@ func (p *Spare) Taken() (ok bool) {
 	return ok
 }
 
-// touch calls f, which ends early where the memory is not there any more.
+// touch calls f, which ends early if the memory was truncated.
 func (p *Spare) touch(f func()) {
 	panicOnFault := debug.SetPanicOnFault(true)
 	defer func() {

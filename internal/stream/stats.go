@@ -1,7 +1,7 @@
 // Package stream is one end of two rings in a segment of shared memory: what is
 // behind a Conn, as a poll.FD is behind a socket's. read.go and write.go are
 // the path of the data, park.go is what a call does that has to wait, half.go
-// what both directions have in common, and package turn says who may act.
+// what both directions have in common. Package turn decides which call may act.
 package stream
 
 import "time"

@@ -28,7 +28,7 @@ type Stream struct {
 	cpu      atomic.Uint32 // as the peer knows it; see place
 	gen      uint32        // which connection over the segment this is, from 1
 
-	keep func(*Spare)  // what is left can be of use again; nil: it is closed
+	keep func(*Spare)  // takes what can be used again; nil: it is closed
 	fate atomic.Uint32 // of what is left
 
 	seg    *segment.Segment
@@ -40,22 +40,22 @@ type Stream struct {
 
 	ending  ending // see Done
 	closed  atomic.Bool
-	aborted atomic.Bool  // hang up without a word
+	aborted atomic.Bool  // hang up without storing closed
 	open    atomic.Int32 // halves that are not released
 	corrupt atomic.Pointer[ring.Violation]
 }
 
-// A Cred is what the kernel says of a process.
+// A Cred is what the kernel reports about a process.
 type Cred struct {
 	PID      int32
 	UID, GID uint32
 }
 
-// Trusted reports whether the process is of our own user or root, who can do
-// what they like with us anyway. A user that has no number in our user
-// namespace is none of them.
+// Trusted reports whether the process belongs to our own user or root, who can
+// do anything to this process anyway. A user that has no number in our user
+// namespace is neither.
 func (c Cred) Trusted() bool {
-	const overflow = 65534 // kernel.overflowuid: who has no number
+	const overflow = 65534 // kernel.overflowuid: a user that has no number
 	return c.UID == 0 || c.UID == uint32(os.Geteuid()) && c.UID != overflow
 }
 
@@ -64,8 +64,8 @@ type RingMem struct{ Header, Data []byte }
 
 const maxChunk = 128 << 10
 
-// New makes a stream of its parts, which it owns from now on. Until Connect it
-// can only be closed. busyPoll is how long its waits poll: less than 0 means
+// New makes a stream from its parts, which it owns from now on. Until Connect
+// it can only be closed. busyPoll is how long its waits poll: less than 0 means
 // for ever.
 func New(c Cred, seg *segment.Segment, size int, bell *doorbell.Bell, ringer doorbell.Ringer, busyPoll time.Duration) *Stream {
 	s := &Stream{cred: c, size: size, seg: seg, bell: bell, ringer: ringer, busyPoll: busyPoll, gen: 1}
@@ -80,7 +80,7 @@ func New(c Cred, seg *segment.Segment, size int, bell *doorbell.Bell, ringer doo
 	return s
 }
 
-// Cred returns what the kernel says of the peer.
+// Cred returns what the kernel reports about the peer.
 func (s *Stream) Cred() Cred { return s.cred }
 
 // RingSize returns how many bytes each direction holds.
@@ -106,12 +106,11 @@ func (s *Stream) connect(in ring.Consumer, out ring.Producer) {
 // Close is Conn.Close.
 func (s *Stream) Close() error { return s.end(false) }
 
-// Abort is Conn.Abort: it ends the stream as the end of this process
-// would: the peer finds that it is gone, and not that it has closed.
+// Abort is Conn.Abort. It ends the stream as the end of this process would: the
+// peer finds it gone, and not closed.
 func (s *Stream) Abort() error { return s.end(true) }
 
-// end is Close, or Abort if it is mute. The first of them to come decides
-// which.
+// end is Close, or, if mute, Abort. The first call decides which.
 func (s *Stream) end(mute bool) error {
 	if s.closed.Swap(true) {
 		return net.ErrClosed
@@ -129,10 +128,10 @@ func (s *Stream) end(mute bool) error {
 	for _, h := range s.halves() {
 		h.turn.AwaitShut()
 	}
-	// Nobody rings any more. A Guard under way keeps the memory for as long as
-	// it likes, but not the end of the doorbell, by which the peer notices. If
-	// there is none, and the parts may be of use again, the last call to leave,
-	// which is on its way, decides.
+	// No call rings any more. A Guard under way keeps the memory for as long as
+	// it runs, but not the end of the doorbell, by which the peer notices. If
+	// there is no Guard, and the parts may be used again, the last call to
+	// leave, which is on its way, decides.
 	if s.keep == nil || mute || s.rx.turn.Referenced() || s.tx.turn.Referenced() {
 		s.discard()
 	}
@@ -176,15 +175,15 @@ func (s *Stream) SetDeadline(t time.Time, read, write bool) error {
 
 func (s *Stream) halves() [2]*half { return [...]*half{&s.tx.half, &s.rx.half} }
 
-// discard gives up the end of the peer's doorbell, unless that is another
-// stream's by now.
+// discard gives up the end of the peer's doorbell, unless another stream has it
+// by now.
 func (s *Stream) discard() {
 	if s.fate.CompareAndSwap(undecided, discarded) {
 		s.ringer.Close()
 	}
 }
 
-// release is called for each half when nobody is in it any more and nobody gets
+// release is called for each half when no call is in it any more, nor can get
 // in.
 func (s *Stream) release() {
 	if s.open.Add(-1) > 0 || s.spare() {

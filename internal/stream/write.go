@@ -31,8 +31,8 @@ func (s *Stream) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-// write writes b, and counts in n, which is 0, what the peer has been handed:
-// also when b faults.
+// write writes b, and counts in n, which is 0, the bytes handed over, even if b
+// faults.
 func (h *writeHalf) write(b []byte, n *int) error {
 	h.cancel()
 	for {
@@ -58,10 +58,10 @@ func (h *writeHalf) write(b []byte, n *int) error {
 	}
 }
 
-// piece returns how many of n bytes to write are published next: all, if they
-// are sure to fit at once some time, and else so many that the peer can read
-// them while we go on. Up to half a ring is sure to fit: a peer that waits for
-// more than it has, in Peek, waits for half a ring at most, so that the other
+// piece returns how many of n bytes to publish next: all of them, if they are
+// sure to fit at once sooner or later; otherwise few enough that the peer can
+// read them while we go on. Up to half a ring is sure to fit: a peer that waits
+// for more than there is, in Peek, waits for half a ring at most, so the other
 // half is free.
 func (s *Stream) piece(n int) int {
 	if n <= s.whole {
@@ -81,8 +81,8 @@ func (h *writeHalf) checkWrite() error {
 	return nil
 }
 
-// hasRoom reports whether there is room for n bytes. It looks at the peer's
-// position only when its copy says that there is not.
+// hasRoom reports whether there is room for n bytes. It loads the peer's
+// position only if its copy says that there is not.
 func (h *writeHalf) hasRoom(n int) (bool, error) {
 	if h.ring.Free() >= n {
 		return true, nil
@@ -94,9 +94,9 @@ func (h *writeHalf) hasRoom(n int) (bool, error) {
 	return free >= n, nil
 }
 
-// publish hands n bytes that were put in over to the peer. Once in a while it
-// looks whether there still is one: who waits is told, but who never waits is
-// not.
+// publish hands n bytes that were put in over to the peer. Every quarter ring
+// it checks whether the peer is alive: a call that waits learns of a death, but
+// one that never waits would not.
 func (h *writeHalf) publish(n int) {
 	if n == 0 {
 		return
@@ -242,7 +242,7 @@ func (h *writeHalf) commit(n int) error {
 		return err
 	}
 	if n < 0 || n > h.reserved {
-		return fmt.Errorf("commit of %d bytes, reserved are %d", n, max(h.reserved, 0))
+		return fmt.Errorf("commit of %d bytes, but %d are reserved", n, max(h.reserved, 0))
 	}
 	h.cancel()
 	h.ring.Skip(n)
@@ -290,8 +290,8 @@ func (s *Stream) WriteBuffers(v *net.Buffers) (n int64, err error) {
 	}
 }
 
-// copyIn puts n bytes from the front of v into the ring and takes them off v:
-// all, or, when v's memory faults, none.
+// copyIn puts n bytes from the front of v into the ring and removes them from
+// v: all, or, if v's memory faults, none.
 func (h *writeHalf) copyIn(v *net.Buffers, n int) {
 	room := h.ring.Span(n) // in one piece, as the ring is mapped twice in a row
 	for i := 0; len(room) > 0; i++ {

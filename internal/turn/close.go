@@ -2,21 +2,21 @@ package turn
 
 import "shmconn/internal/dekker"
 
-// RequestShut has the owner's HangUp called, now or by the call that has the
-// lock. After Close it does nothing.
+// RequestShut requests a call of the owner's HangUp, now or by the call that
+// has the lock. After Close it does nothing.
 func (t *Turn) RequestShut() {
 	if t.want(shut) {
 		t.settle()
 	}
 }
 
-// Close has the turns released as soon as nobody is inside, and has HangUp
-// called before that. Nobody gets their locks any more.
+// Close closes the turns: no call gets their locks any more, HangUp is called,
+// and they are released as soon as no call is inside.
 func Close(turns ...*Turn) {
 	for _, t := range turns {
 		t.want(shut | closed)
 	}
-	dekker.Barrier() // sync: turn; one for all, as it is dear
+	dekker.Barrier() // sync: turn; one for all, because it is expensive
 	for _, t := range turns {
 		t.serve()
 	}
@@ -36,8 +36,8 @@ func (t *Turn) want(bits uint32) bool {
 	}
 }
 
-// AwaitShut waits until what RequestShut has asked for is done, if it has been
-// asked for. The owner makes calls that have the lock return before.
+// AwaitShut waits until the RequestShut, if there was one, is served. The owner
+// first makes calls that have the lock return.
 func (t *Turn) AwaitShut() {
 	t.hungUpMu.Lock()
 	defer t.hungUpMu.Unlock()

@@ -4,27 +4,27 @@ import (
 	"shmconn/internal/dekker"
 )
 
-// A holder of the lock that keeps it for many calls, of one goroutine, lends
-// the turn to that goroutine. Between two of its calls the goroutine may be
-// anywhere, and for long: so whoever wants something of the holder then does it
-// in its place. Only the calls themselves, between Enter and Leave, exclude
-// that. They cost no fence.
+// A holder that keeps the lock for many calls of one goroutine lends the turn
+// to that goroutine. Between two of its calls the goroutine may do anything,
+// for long. So a call with a request to the holder then serves it in the
+// goroutine's place, except during the goroutine's own calls, between Enter and
+// Leave. These cost no fence.
 //
 // Enter stores that a call is inside and then loads the state; Leave stores
 // that none is and then loads the state. Others change the state, call Barrier,
-// and then look whether a call is inside: if not, none gets in without seeing
-// the state; and if so, that call sees the state when it leaves.
+// and then check whether a call is inside. If not, none gets in without seeing
+// the state. If so, that call sees the state when it leaves.
 
 // Lend lends the turn, whose lock the caller has, to its goroutine, until
 // Reclaim.
 func (t *Turn) Lend() {
 	t.lent.Store(true)
-	if t.state.Load()&shut != 0 { // by who found the lock taken, and not lent
+	if t.state.Load()&shut != 0 { // by a call that found the lock taken, and not lent
 		t.serveLent()
 	}
 }
 
-// Reclaim ends Lend, whether or not a call is inside: the caller has the lock
+// Reclaim ends Lend, whether or not a call is inside. The caller has the lock
 // as before, and gives it back by Unlock.
 func (t *Turn) Reclaim() {
 	t.lending.Lock()
@@ -41,14 +41,14 @@ func (t *Turn) Enter() {
 	}
 }
 
-// enterSlow waits until what others do in the holder's place is done, and does
-// what they may have left to this call.
+// enterSlow waits until others have finished what they do in the holder's
+// place, and serves the requests that they may have left to this call.
 func (t *Turn) enterSlow() {
 	t.call.Leave()
 	t.serveLent()
 	t.lending.Lock()
 	defer t.lending.Unlock()
-	t.call.Enter() // seen by whoever has lending after us
+	t.call.Enter() // seen by the next call that takes lending
 }
 
 // Leave ends a call.
@@ -59,8 +59,9 @@ func (t *Turn) Leave() {
 	}
 }
 
-// serveLent hangs up, if that is wanted, in the place of the goroutine that the
-// turn is lent to, unless this is in a call: then it does so when it leaves.
+// serveLent hangs up, if that was requested, in the place of the goroutine that
+// the turn is lent to. If the goroutine is in a call, that call hangs up when
+// it leaves.
 func (t *Turn) serveLent() {
 	t.lending.Lock()
 	defer t.lending.Unlock()

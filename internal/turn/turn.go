@@ -1,6 +1,7 @@
-// Package turn decides who may act on one direction of a stream: a lock, a
-// queue of calls that wait for it, references that keep memory mapped without
-// the lock, and what Close and a half close want of whoever holds it.
+// Package turn decides which call may act on one direction of a stream. It has
+// a lock, a queue of calls that wait for it, references that keep memory mapped
+// without the lock, and the requests of Close and of a half close to the
+// holder.
 //
 // # State
 //
@@ -13,26 +14,25 @@
 //	visited     Visit                   Visit                   somebody acts for a holder that rests; see Lend
 //	reference   Incref                  Decref                  and above: how many there are
 //
-// The lock itself is a flag of package dekker, beside the state: it costs one
-// fence to take and none to give back. One word for both, which needs a fence
-// to give back, too, left 0.71 of the rate of 4-byte writes (DESIGN.md,
+// The lock itself is a flag of package dekker, separate from the state: it
+// costs one fence to take and none to give back. One word for both, which needs
+// a fence to give back, too, left 0.71 of the rate of 4-byte writes (DESIGN.md,
 // "Performance notes", 14).
 //
 // # Rules
 //
-//  1. Whoever changes the state, but for the last waiter that leaves, looks at
-//     the lock afterwards, and whoever gives the lock back looks at the state
-//     afterwards: serve. So nothing that is wanted is forgotten.
-//  2. A running call may take a free lock before those that wait: a waiter is
-//     woken, and tries. One that has waited for more than 1 ms asks for the
-//     lock to be handed over, in order of arrival. The idea is that of Go's
+//  1. A call that changes the state (except the last waiter, when it leaves)
+//     loads the lock afterwards, and a call that gives the lock back loads the
+//     state afterwards: see serve. So no request is forgotten.
+//  2. A running call may take a free lock before the waiters: a waiter is
+//     woken, and tries. A waiter that has waited for more than 1 ms asks for a
+//     hand-over of the lock, in order of arrival. The idea is that of Go's
 //     sync.Mutex.
-//  3. A waiter leaves when its owner says that it should stop. One that was
-//     handed the lock at that moment has it.
-//  4. What is shut is hung up by whoever has the lock, at the latest when the
-//     lock is given back: so no Close overtakes a call that will say that it
-//     has succeeded.
-//  5. The turn is released once: when it is closed and hung up, and nobody has
+//  3. A waiter leaves when StopErr returns an error. If it was handed the lock
+//     at that moment, it has the lock.
+//  4. The holder of the lock hangs up what is shut, at the latest when it gives
+//     the lock back. So no Close overtakes a call that will return success.
+//  5. The turn is released once: when it is closed and hung up, and no call has
 //     the lock or a reference.
 package turn
 
@@ -47,22 +47,22 @@ import (
 	"shmconn/internal/sema"
 )
 
-// An Owner is what a Turn is of.
+// An Owner is what a Turn belongs to.
 type Owner interface {
-	// StopErr returns why a call that waits for the turn should return, nil if
-	// it should not. It is called without the lock.
+	// StopErr returns the error with which a call that waits for the turn
+	// should return, or nil. It is called without the lock.
 	StopErr() error
 
-	// Passing is called by a holder that others wait for, before it gives the
+	// Passing is called by a holder for which others wait, before it gives the
 	// lock back.
 	Passing()
 
-	// HangUp does what RequestShut is for. It is called with the lock, once a
-	// request.
+	// HangUp does what RequestShut requests. It is called with the lock, once
+	// for each request.
 	HangUp()
 
-	// Release is called once, when nobody is inside any more and nobody gets
-	// in. Finish is called before it, perhaps by several at once.
+	// Release is called once, when no call is inside any more, nor can get in.
+	// Finish is called before it, perhaps by several calls at once.
 	Finish()
 	Release()
 }
@@ -78,13 +78,13 @@ const (
 )
 
 const (
-	patience = time.Millisecond // of a waiter that others overtake
-	spins    = 30               // looks at the lock before a call queues up
-	rest     = 32               // turns of an empty loop between two looks
+	starvingAfter = time.Millisecond // how long others may overtake a waiter before it asks to be handed the turn
+	spins         = 30               // looks at the lock before a call queues up
+	rest          = 32               // turns of an empty loop between two looks
 )
 
-// A Turn is described at the package. It has to be Init'ed before use. Any
-// number of goroutines may call its methods at the same time.
+// A Turn is described at the package. Call Init before use. Any number of
+// goroutines may call its methods at the same time.
 type Turn struct {
 	held  dekker.Flag
 	state atomic.Uint32
@@ -202,7 +202,7 @@ func (t *Turn) lockSlow() error {
 	}
 }
 
-// taken returns nil if the lock, which the caller has, is of use.
+// taken returns nil if the caller, which has the lock, may use it.
 func (t *Turn) taken() error {
 	if t.state.Load()&closed == 0 {
 		return nil
@@ -212,8 +212,8 @@ func (t *Turn) taken() error {
 }
 
 // tries reports whether w, which was woken, has the lock. An Unlock that found
-// the waiter woken, and so did not wake it, has given the lock back before: so
-// w sees that.
+// the waiter woken, and so did not wake it, has given the lock back before
+// that: w sees it.
 func (t *Turn) tries(w *waiter, start time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -229,14 +229,15 @@ func (t *Turn) tries(w *waiter, start time.Time) bool {
 		t.remove(w)
 		return true
 	}
-	if time.Since(start) > patience {
+	if time.Since(start) > starvingAfter {
 		t.state.Or(starving)
 	}
 	return false
 }
 
-// leave takes w off the queue because of err. If it has been handed the lock
-// meanwhile it has it, and the caller finds by itself that it should stop.
+// leave takes w off the queue because of err. If w was handed the lock in the
+// meantime, it has the lock, and the caller finds by itself that it should
+// stop.
 func (t *Turn) leave(w *waiter, err error) error {
 	t.mu.Lock()
 	if w.granted {
@@ -246,7 +247,7 @@ func (t *Turn) leave(w *waiter, err error) error {
 	}
 	t.remove(w)
 	t.mu.Unlock()
-	t.serve() // it may have been woken to try: then it is the next one's turn
+	t.serve() // it may have been woken to try: then wake the next one
 	return err
 }
 
@@ -283,17 +284,17 @@ func (t *Turn) remove(w *waiter) {
 	}
 }
 
-// settle is called after a change of the state: what that stands for is done
-// now, or, if a call has the lock, when that gives it back.
+// settle is called after a change of the state. The request is served now or,
+// if a call has the lock, when that call gives it back.
 func (t *Turn) settle() {
 	dekker.Barrier() // sync: turn
 	t.serve()
 }
 
-// serve does what is wanted of whoever has the lock, unless somebody has it.
+// serve serves the requests to the holder of the lock, unless a call holds it.
 func (t *Turn) serve() {
 	for t.state.Load()&shut != 0 && t.held.Take() {
-		if t.state.Load()&shut != 0 { // so it has not been released, and is not before this is done
+		if t.state.Load()&shut != 0 { // so the turn is not released before this is done
 			t.owner.HangUp()
 			t.state.And(^uint32(shut))
 			t.hungUp.Notify()
@@ -322,14 +323,14 @@ func (t *Turn) wake() {
 	}
 }
 
-// release releases the turn if it is closed, has hung up, and nobody is inside.
+// release releases the turn if it is closed and hung up, and no call is inside.
 func (t *Turn) release() {
 	for {
 		s := t.state.Load()
 		if s&(shut|closed|released) != closed || s >= reference || t.held.Taken() {
 			return
 		}
-		t.owner.Finish() // nobody acts any more, so whoever else is here finds the same
+		t.owner.Finish() // no call acts any more, so a concurrent release finds the same
 		if t.state.CompareAndSwap(s, s|released) {
 			break
 		}
@@ -358,12 +359,12 @@ func (t *Turn) Decref() {
 	}
 }
 
-// Referenced reports whether somebody may keep the memory mapped for long: by a
-// reference, or as the goroutine that the turn is lent to.
+// Referenced reports whether the memory may stay mapped for long: because of a
+// reference, or of the goroutine that the turn is lent to.
 func (t *Turn) Referenced() bool { return t.state.Load() >= reference || t.lent.Load() }
 
-// Interrupt has all who wait for the lock call StopErr. The caller has stored
-// before what that returns.
+// Interrupt makes all calls that wait for the lock call StopErr. The caller
+// first stores what StopErr will return.
 func (t *Turn) Interrupt() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -92,7 +92,8 @@ func (o *owner) queued() (n int) {
 	return n
 }
 
-// eventually waits until ok says so. A test in which it never does ends by -timeout.
+// eventually waits until ok says so. A test in which it never does ends by
+// -timeout.
 func eventually(ok func() bool) {
 	for !ok() {
 		runtime.Gosched()
@@ -101,7 +102,8 @@ func eventually(ok func() bool) {
 
 var errStop = errors.New("stop")
 
-// One at a time, whoever comes; what a holder has done is seen by the next (under -race).
+// One at a time, whoever comes; what a holder has done is seen by the next
+// (under -race).
 func TestExclusion(t *testing.T) {
 	o := newOwner(t)
 	const goroutines, each = 8, 20_000
@@ -133,7 +135,8 @@ func TestExclusion(t *testing.T) {
 	}
 }
 
-// A free lock that is given back to nobody wakes the waiters in order of arrival.
+// A free lock that is given back to nobody wakes the waiters in order of
+// arrival.
 func TestOrder(t *testing.T) {
 	o := newOwner(t)
 	if err := o.lock(); err != nil {
@@ -162,8 +165,8 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// One that has waited for longer than the bound is handed the lock by the next Unlock,
-// although its holder takes it again at once, each time.
+// One that has waited for longer than the bound is handed the lock by the next
+// Unlock, although its holder takes it again at once, each time.
 func TestBound(t *testing.T) {
 	o := newOwner(t)
 	if err := o.lock(); err != nil {
@@ -172,7 +175,7 @@ func TestBound(t *testing.T) {
 	got := make(chan error)
 	go func() { got <- o.lock() }()
 	eventually(func() bool { return o.queued() == 1 })
-	time.Sleep(2 * patience)
+	time.Sleep(2 * starvingAfter)
 	again := 0
 	for {
 		o.unlock() // wakes it
@@ -263,8 +266,8 @@ func TestStopWoken(t *testing.T) {
 	}
 }
 
-// What is shut while a call has the lock is hung up when that gives it back, and AwaitShut
-// waits for that.
+// What is shut while a call has the lock is hung up when that gives it back,
+// and AwaitShut waits for that.
 func TestShut(t *testing.T) {
 	o := newOwner(t)
 	o.turn.RequestShut()
@@ -293,8 +296,8 @@ func TestShut(t *testing.T) {
 	}
 }
 
-// Close is released once: when it has hung up, and the last call and the last reference
-// are out; nobody gets in afterwards.
+// Close is released once: when it has hung up, and the last call and the last
+// reference are out; nobody gets in afterwards.
 func TestClose(t *testing.T) {
 	o := newOwner(t)
 	if err := o.lock(); err != nil || !o.turn.Incref() {

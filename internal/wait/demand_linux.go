@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A demand tells whether more tasks want to run than there are processors, by
-// what the kernel says of the whole machine.
+// A demand reports whether more tasks want to run than there are processors,
+// according to the kernel, for the whole machine.
 type demand struct {
 	looked atomic.Int64 // when it last was
 	is     atomic.Bool
@@ -19,7 +19,7 @@ type demand struct {
 	fd atomic.Int32 // of /proc/loadavg; below 1 without
 }
 
-// open makes the kernel's word available.
+// open opens the kernel's file.
 func (c *demand) open() {
 	if fd, err := unix.Open("/proc/loadavg", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
 		c.fd.Store(int32(fd))
@@ -27,8 +27,8 @@ func (c *demand) open() {
 }
 
 // look returns whether there is more demand than processors, as of a
-// millisecond ago at most. When the kernel does not say there is one. It takes
-// 0.6 us.
+// millisecond ago at most. If the kernel does not say, it returns true. It
+// takes 0.6 us.
 func (c *demand) look(now time.Duration) bool {
 	last := c.looked.Load()
 	if now-time.Duration(last) < heartbeat && last != 0 || !c.looked.CompareAndSwap(last, int64(now)) {

@@ -25,18 +25,18 @@ func (r *pollers) follow(w *Waiter) Cause {
 	return Polled
 }
 
-// promote sees to it that there is a leader, if there are followers. A wait
-// that has just become a follower calls it, and one that has just left its
-// slot: each first stores what it has become and then looks for the other, so
-// that they cannot miss each other.
+// promote makes sure that there is a leader if there are followers. A wait
+// calls it after it has become a follower, or has left its slot. Each first
+// stores what it has become and then checks for the other, so they cannot miss
+// each other.
 func (r *pollers) promote() {
 	for r.followers.Load() > 0 && !r.led.Load() { // sync: slot
 		if !r.acquireSlot() {
-			return // those with a slot find the followers, or come here when they leave
+			return // waits with a slot find the followers, or come here when they leave
 		}
 		if !r.led.CompareAndSwap(false, true) {
-			// The leader will come here. But somebody may have found no slot
-			// because of us: look again.
+			// The leader will come here. But another wait may have found no
+			// slot because of us: check again.
 			r.slots.Add(-1)
 			continue
 		}
@@ -82,9 +82,9 @@ func (r *pollers) scanFollowers(now time.Duration) {
 	if progress {
 		r.progress = now
 	}
-	// With progress it may have been long since the last scan, as others had
-	// work to do in between. So the budgets do not count then, only now and then
-	// the limit.
+	// After progress the last scan may be long ago, because other goroutines
+	// worked in between. So the budgets do not count then; only the limit does,
+	// now and then.
 	if beat := now-r.ticked >= heartbeat; beat || !progress {
 		r.expire(now)
 		if beat {
@@ -94,7 +94,7 @@ func (r *pollers) scanFollowers(now time.Duration) {
 	}
 }
 
-// signal takes the i-th follower off the list and tells it why.
+// signal takes the i-th follower off the list and sends it the reason.
 func (r *pollers) signal(i int, s signal) {
 	w := r.list[i]
 	r.drop(i)
@@ -117,7 +117,7 @@ func (r *pollers) look(from int) (i int) {
 	return i
 }
 
-// expire sends away the followers that have used their budgets up.
+// expire removes the followers whose budgets are used up.
 func (r *pollers) expire(now time.Duration) {
 	for i := 0; i < len(r.list); {
 		if r.list[i].expired(now, r.progress) {

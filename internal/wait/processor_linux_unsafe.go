@@ -32,7 +32,8 @@ func processor() uint32 {
 // only is where a process runs that was started on one processor.
 var only atomic.Uint32
 
-// relocate looks where that is now: it can have been given others since.
+// relocate looks up where that is now: the process may have got other
+// processors since.
 func relocate() {
 	if runtime.NumCPU() == 1 {
 		only.Store(processor())

@@ -86,5 +86,5 @@ func ratio(b []byte) float64 {
 	return time / period
 }
 
-// Yield lets another process have the processor.
+// Yield yields the processor to another process.
 func Yield() { unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// visitEvery is how often a goroutine that polls has the runtime look after the
-// network, while no P is idle. A visit takes 1.1 us, so this is one in a
-// hundred.
+// visitEvery is the time between visits, in which a goroutine that polls makes
+// the runtime check the network, while no P is idle. A visit takes 1.1 us, so
+// visits take a hundredth of the time.
 const visitEvery = 100 * time.Microsecond
 
-// A visitor has the runtime's scheduler look after the network.
+// A visitor makes the runtime's scheduler check the network.
 //
 // The scheduler does so when it finds nothing to run, and its monitor does so
 // every 10 ms. A goroutine that polls is always there to be run: when
@@ -65,7 +65,8 @@ func (v *visitor) open() {
 	}
 }
 
-// visit visits, if it is time to, nobody else does and no P is idle.
+// visit makes a visit if one is due, no other goroutine makes one, and no P is
+// idle.
 func (v *visitor) visit(now time.Duration) {
 	last := v.last.Load()
 	if now-time.Duration(last) < visitEvery || !v.last.CompareAndSwap(last, int64(now)) || !v.mu.TryLock() {

@@ -23,36 +23,37 @@ import (
 )
 
 const (
-	spins     = 48                     // looks of the first spin
-	burst     = 24                     // looks between two yields of a goroutine with a slot
-	gap       = 1                      // PAUSE instructions between two looks
-	pauses    = 24                     // PAUSE instructions of a Pause
-	heartbeat = time.Millisecond       // from one Tick to the next
-	maxTicks  = 16                     // followers that get a Tick in one scan
-	yields    = 8                      // of a wait where spinning makes no sense
-	blindTick = 256                    // looks from one Tick to the next without a clock
-	spunLooks = 64                     // waits that spinning has ended between two looks at the clock
-	breath    = 200 * time.Microsecond // from one breath to the next, which keeps both ends a microsecond or two
-	longest   = 10 * time.Millisecond  // that a wait can go beyond its budget while others make progress
+	spins         = 48                     // looks of the first spin
+	burst         = 24                     // looks between two yields of a goroutine with a slot
+	gap           = 1                      // PAUSE instructions between two looks
+	pauses        = 24                     // PAUSE instructions of a Pause
+	heartbeat     = time.Millisecond       // from one Tick to the next
+	maxTicks      = 16                     // followers that get a Tick in one scan
+	yields        = 8                      // of a wait where spinning makes no sense
+	blindTick     = 256                    // looks from one Tick to the next without a clock
+	spunLooks     = 64                     // waits that spinning has ended between two looks at the clock
+	hotYieldEvery = 200 * time.Microsecond // between yields of a hot connection; each keeps both ends a microsecond or two
+	longest       = 10 * time.Millisecond  // how long a wait may exceed its budget while others make progress
 
-	// patience is how long a goroutine polls before it takes into account that
-	// it may have the very processor that the peer waits for. It then yields
-	// that, too. Sooner it does harm: two ends that happen to be on one
-	// processor would keep to it, handing it to each other.
-	patience = 5 * time.Microsecond
+	// processorYieldAfter is how long a goroutine polls before it also yields
+	// its processor, on which the peer may be waiting to run. A shorter time does
+	// harm: two ends that happen to share a processor would stay there, handing
+	// it to each other.
+	processorYieldAfter = 5 * time.Microsecond
 
-	// Each Gosched wakes a thread for the Ps that are idle, to look for work.
-	// That is good for the goroutines to which what was read last has been
-	// passed on, so it is done all the time until there has been no progress
-	// for the time of bustle; and then, as mostly there is no work, and the peer is
-	// on the processor that the thread takes, as often as courtesy says.
-	bustle   = 100 * time.Microsecond
-	courtesy = 50 * time.Microsecond
+	// Each Gosched wakes a thread for the idle Ps, to look for work. That helps
+	// the goroutines to which the last data has been passed on, so a poller
+	// calls Gosched all the time until there has been no progress for
+	// goschedRareAfter. From then on there is rarely work, and the thread takes
+	// the processor that the peer is on: so the poller calls Gosched once every
+	// goschedRareEvery.
+	goschedRareAfter = 100 * time.Microsecond
+	goschedRareEvery = 50 * time.Microsecond
 
-	// patient is how long ago a leader's last progress may be for a slice that
-	// it loses not to count: with 512 connections 1.0-2.3 of a Unix socket's rate
-	// instead of 0.7-0.9.
-	patient = 200 * time.Microsecond
+	// leaderGrace is how long after its last progress a leader may lose a time
+	// slice without a rest: with 512 connections 1.0-2.3 of a Unix socket's
+	// rate instead of 0.7-0.9.
+	leaderGrace = 200 * time.Microsecond
 )
 
 // Forever is a budget that is never used up.
@@ -61,18 +62,18 @@ const Forever = time.Duration(1<<63 - 1)
 // A Condition is waited for.
 type Condition interface {
 	// Ready reports whether the wait is over. It is called often, by one
-	// goroutine at a time, though not always the one that waits. A panic of
-	// Ready comes up in the goroutine that waits.
+	// goroutine at a time, though not always the one that waits. If Ready
+	// panics, the goroutine that waits panics.
 	Ready() bool
 
 	// Tick is called about once a millisecond, or every n/16 ms with n
-	// followers, to look at what is too dear for Ready.
+	// followers. It makes the checks that cost too much for Ready.
 	Tick()
 
-	// Where reports where the one that can make the condition true was last: on
-	// the processor that the caller is on, or on another one; neither, if that
-	// is not known or makes no difference. It is called at the start of a wait
-	// that may poll.
+	// Where reports on which processor the end that can make the condition true
+	// was last: near is the caller's own, elsewhere is another. Both are false
+	// if that is not known or makes no difference. It is called at the start of
+	// a wait that may poll.
 	Where() (near, elsewhere bool)
 }
 
@@ -97,8 +98,8 @@ type Waiter struct {
 	spun          uint          // waits that spinning has ended
 }
 
-// NewWaiter returns a Waiter for cond. In a bubble it waits for its channel to
-// be made outside.
+// NewWaiter returns a Waiter for cond. In a bubble it waits until the channel
+// has been made outside the bubble.
 func NewWaiter(cond Condition) *Waiter {
 	w := &Waiter{cond: cond}
 	if !bubble.In(Now()) {
@@ -116,19 +117,19 @@ func NewWaiter(cond Condition) *Waiter {
 
 // pollers is where the waiters of a process meet. Except in tests there is one.
 type pollers struct {
-	slots     atomic.Int32           // taken: how many goroutines poll
-	followers atomic.Int32           // waiters in arrivals or list
-	arrivals  atomic.Pointer[Waiter] // a stack of those that the leader has not seen yet
-	led       atomic.Bool            // there is a leader
-	limit     atomic.Int32           // how many slots there are
-	ended     atomic.Uint64          // waits of the process
-	parallel  atomic.Bool            // another processor can make the condition true while one spins
-	refreshed atomic.Int64           // when the two were last looked up
-	quota     quota
-	visitor   visitor
-	demand    demand
-	breathed  atomic.Int64 // when one that is hot last let others have the processor
-	others    contention   // with other processes
+	slots      atomic.Int32           // taken: how many goroutines poll
+	followers  atomic.Int32           // waiters in arrivals or list
+	arrivals   atomic.Pointer[Waiter] // a stack of those that the leader has not seen yet
+	led        atomic.Bool            // there is a leader
+	limit      atomic.Int32           // how many slots there are
+	ended      atomic.Uint64          // waits of the process
+	parallel   atomic.Bool            // another processor can make the condition true while one spins
+	refreshed  atomic.Int64           // when the two were last looked up
+	quota      quota
+	visitor    visitor
+	demand     demand
+	hotYielded atomic.Int64 // when a hot connection last yielded the processor
+	others     backoff      // with other processes
 
 	// Owned by the leader.
 	list     []*Waiter
@@ -147,7 +148,7 @@ func newPollers() *pollers {
 	return r
 }
 
-// refresh looks what the process may use, which can change.
+// refresh looks up which processors the process may use, which can change.
 func (r *pollers) refresh() {
 	procs := runtime.GOMAXPROCS(0)
 	r.limit.Store(int32(max(1, procs/2)))
@@ -156,14 +157,14 @@ func (r *pollers) refresh() {
 }
 
 // A quota is how many processors the control group allows. That can change
-// while the process lives, and to read it takes longer than a round trip: it is
-// read in the background.
+// while the process lives. Reading it takes longer than a round trip, so a
+// goroutine in the background reads it.
 type quota struct {
 	cpus atomic.Uint64 // a float64's bits
 	read atomic.Int64  // when it was last read
 }
 
-// quotaStays is how long a quota is taken for granted.
+// quotaStays is how long a quota that was read is used.
 const quotaStays = time.Second
 
 func (q *quota) get() float64 {
@@ -173,16 +174,16 @@ func (q *quota) get() float64 {
 	return math.Float64frombits(q.cpus.Load())
 }
 
-// Prepare looks up what the first wait has to know.
+// Prepare looks up what the first wait needs to know.
 func Prepare() {
 	process.refresh()
 	process.visitor.open()
 	process.demand.open()
 }
 
-// Spin looks at w's condition for about a microsecond and reports whether it
-// has become true. Where only one processor is to be had, or somebody polls
-// already, it does nothing.
+// Spin checks w's condition for about a microsecond and reports whether it has
+// become true. If only one processor is available, or another goroutine polls
+// already, Spin does nothing.
 func (w *Waiter) Spin() bool { return process.spin(w) }
 
 func (r *pollers) spin(w *Waiter) bool {
@@ -192,7 +193,7 @@ func (r *pollers) spin(w *Waiter) bool {
 	for range spins {
 		if w.cond.Ready() {
 			if w.spun++; w.spun%spunLooks == 0 {
-				r.breathe(Now())
+				r.yieldHot(Now())
 			}
 			return true
 		}
@@ -201,13 +202,13 @@ func (r *pollers) spin(w *Waiter) bool {
 	return false
 }
 
-// breathe lets others have the processor for a moment, if it is time to: a
-// connection that is hot all the time would have it until the kernel takes it
-// away, and a thread that has just been woken up, of this process too, waits
-// for that.
-func (r *pollers) breathe(now time.Duration) {
-	last := r.breathed.Load()
-	if now-time.Duration(last) < breath || !r.breathed.CompareAndSwap(last, int64(now)) {
+// yieldHot yields the processor for a moment, once every hotYieldEvery.
+// Otherwise a connection that is always hot would keep the processor until the
+// kernel takes it away, and a thread that has just been woken up would wait for
+// that, even one of this process.
+func (r *pollers) yieldHot(now time.Duration) {
+	last := r.hotYielded.Load()
+	if now-time.Duration(last) < hotYieldEvery || !r.hotYielded.CompareAndSwap(last, int64(now)) {
 		return
 	}
 	r.visitor.visit(now)
@@ -229,14 +230,13 @@ func Pause() {
 	}
 }
 
-// Poll waits until w's condition is true, or polling is of no more use, and
-// returns which. The budget counts from start. The condition can be true, too,
-// when Poll does not return Polled. A budget of Forever is used up never, and
-// only by that.
+// Poll waits until w's condition is true, or until polling no longer helps, and
+// returns which. The budget counts from start. The condition can be true even
+// if Poll does not return Polled. A budget of Forever never runs out.
 //
-// Looking at one more condition is cheap while others turn out true all the
-// time. So with many busy waiters the budget counts from the last progress of
-// any of them, up to a limit.
+// Checking one more condition is cheap while others keep turning out true. So
+// with many busy waiters the budget counts from the last progress of any of
+// them, up to a limit.
 func (w *Waiter) Poll(start, budget time.Duration) Cause { return process.poll(w, start, budget) }
 
 func (r *pollers) poll(w *Waiter, start, budget time.Duration) Cause {
@@ -256,8 +256,8 @@ func (r *pollers) poll(w *Waiter, start, budget time.Duration) Cause {
 	}
 	if r.slots.Load() < r.limit.Load() {
 		w.near, w.elsewhere = w.cond.Where()
-		// Two that share a processor while another one is idle poll as ever: so
-		// the kernel finds both running, and moves one of them.
+		// Two ends that share a processor while another one is idle poll as
+		// usual: the kernel then finds both running, and moves one of them.
 		w.near = w.near && r.demand.look(start)
 	}
 	if !w.elsewhere && !r.parallel.Load() && budget != Forever {
@@ -269,8 +269,8 @@ func (r *pollers) poll(w *Waiter, start, budget time.Duration) Cause {
 	return r.follow(w)
 }
 
-// giveWay lets others have the only processor some times, as whatever could
-// make the condition true needs it.
+// giveWay yields the only processor a few times, because whatever could make
+// the condition true needs it.
 func (r *pollers) giveWay(w *Waiter) Cause {
 	for range yields {
 		if w.cond.Ready() {
@@ -318,8 +318,9 @@ func (r *pollers) acquireSlot() bool {
 	}
 }
 
-// lead polls with a slot, which it gives back. leader says that it is the
-// leader already; it becomes that where there are followers that have none.
+// lead polls with a slot, which it gives back. leader says that the caller is
+// the leader already; otherwise it becomes the leader if there are followers
+// without one.
 func (r *pollers) lead(w *Waiter, leader bool) Cause {
 	defer func() {
 		if leader {
@@ -331,15 +332,15 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 	now := Now()
 	progress, tick := now, now // when a condition was last true, and the last Tick
 	turn := now                // of other goroutines
-	wanted := now              // since when it has wanted the processor, but for what other goroutines took
+	wanted := now              // since when this goroutine has wanted the processor; excludes other goroutines' time
 	for {
 		looks := burst
 		if leader && len(r.list) > 0 || w.near {
 			looks = 1
 		}
-		// One that looks for many, and finds conditions true all the time, is
-		// worth what it loses.
-		worthy := leader && wanted-progress < patient
+		// A leader that keeps finding conditions true, for many waiters, is worth
+		// the slices that it loses.
+		worthy := leader && wanted-progress < leaderGrace
 		for range looks {
 			if w.cond.Ready() {
 				if !worthy {
@@ -374,13 +375,13 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 		r.visitor.visit(now)
 		alone := !w.elsewhere && !r.parallel.Load()
 		if (now >= turn || alone || followed) && !w.near {
-			if now-progress > bustle {
-				turn = now + courtesy
+			if now-progress > goschedRareAfter {
+				turn = now + goschedRareEvery
 			}
 			runtime.Gosched()
 		}
 		wanted = Now()
-		if now-progress > patience || alone || w.near {
+		if now-progress > processorYieldAfter || alone || w.near {
 			Yield()
 		}
 	}

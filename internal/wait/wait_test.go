@@ -67,8 +67,8 @@ func refreshed() *pollers {
 	return r
 }
 
-// onProcs runs f as a test for each of some values of GOMAXPROCS, with a room of
-// its own, which must be empty afterwards.
+// onProcs runs f as a test for each of some values of GOMAXPROCS, with a room
+// of its own, which must be empty afterwards.
 func onProcs(t *testing.T, procs []int, f func(t *testing.T, r *pollers)) {
 	for _, n := range procs {
 		t.Run(fmt.Sprintf("procs=%d", n), func(t *testing.T) {
@@ -82,8 +82,8 @@ func onProcs(t *testing.T, procs []int, f func(t *testing.T, r *pollers)) {
 	}
 }
 
-// contended reports whether another process has had the processor, so that polling may have
-// ended early.
+// contended reports whether another process has had the processor, so that
+// polling may have ended early.
 func (r *pollers) contended() bool { return r.others.last.Load() != 0 }
 
 // polls is poll, and reports whether it has made polling worth while.
@@ -299,7 +299,8 @@ func TestBudgetBesideForever(t *testing.T) {
 	})
 }
 
-// TestSuccession ends the wait of the leader again and again: somebody takes over.
+// TestSuccession ends the wait of the leader again and again: somebody takes
+// over.
 func TestSuccession(t *testing.T) {
 	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *pollers) {
 		var ws []*waiting
@@ -318,8 +319,8 @@ func TestSuccession(t *testing.T) {
 	})
 }
 
-// TestFollowAlone lets one follow who found no slot, while those who had one left
-// before it could follow: it takes care of itself.
+// TestFollowAlone lets one follow who found no slot, while those who had one
+// left before it could follow: it takes care of itself.
 func TestFollowAlone(t *testing.T) {
 	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *pollers) {
 		c := new(probed)
@@ -497,8 +498,8 @@ func TestOneProcessor(t *testing.T) {
 	})
 }
 
-// TestElsewhere checks that with one P a wait whose peer is on another processor spins,
-// and polls for its budget.
+// TestElsewhere checks that with one P a wait whose peer is on another
+// processor spins, and polls for its budget.
 func TestElsewhere(t *testing.T) {
 	onProcs(t, []int{1}, func(t *testing.T, r *pollers) {
 		c := &probed{elsewhere: true}
@@ -515,7 +516,7 @@ func TestElsewhere(t *testing.T) {
 			if !r.contended() {
 				t.Fatalf("%d looks in %v, want more than %d in %v", c.looks.Load(), Now()-start, yields, budget)
 			}
-			r.others = contention{} // another process took the processor: once more
+			r.others = backoff{} // another process took the processor: once more
 		}
 		c.looks.Store(0)
 		if r.spin(w); c.looks.Load() != spins {
@@ -524,8 +525,9 @@ func TestElsewhere(t *testing.T) {
 	})
 }
 
-// TestNear checks that a wait whose peer needs the same processor does not spin, while
-// more tasks want to run than there are processors, and that it spins else.
+// TestNear checks that a wait whose peer needs the same processor does not
+// spin, while more tasks want to run than there are processors, and that it
+// spins else.
 func TestNear(t *testing.T) {
 	onProcs(t, []int{2}, func(t *testing.T, r *pollers) {
 		if !r.parallel.Load() {
@@ -587,7 +589,8 @@ func TestDemand(t *testing.T) {
 	}
 }
 
-// TestProcessor pins a thread to each processor that there is, one after the other.
+// TestProcessor pins a thread to each processor that there is, one after the
+// other.
 func TestProcessor(t *testing.T) {
 	runtime.LockOSThread() // for good: the thread ends with the goroutine
 	var all unix.CPUSet
@@ -609,8 +612,8 @@ func TestProcessor(t *testing.T) {
 	}
 }
 
-// TestVisit has a goroutine wait for a pipe while another one keeps the only P. Without
-// visits the runtime's monitor is the first to look, after some 10 ms.
+// TestVisit has a goroutine wait for a pipe while another one keeps the only P.
+// Without visits the runtime's monitor is the first to look, after some 10 ms.
 func TestVisit(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	var v visitor
@@ -810,8 +813,8 @@ func TestQuota(t *testing.T) {
 	}
 }
 
-// TestQuotaIn finds the quota by what /proc/self/cgroup says, of either version and of
-// both at once.
+// TestQuotaIn finds the quota by what /proc/self/cgroup says, of either version
+// and of both at once.
 func TestQuotaIn(t *testing.T) {
 	root := t.TempDir()
 	writeFiles(t, root, map[string]string{
@@ -861,9 +864,10 @@ func TestQuotaChanges(t *testing.T) {
 	}
 }
 
-// TestCourtesy has a goroutine wait again and again, some looks each time, on the only P:
-// others have to get it long before the 10 ms after which it would be taken away.
-func TestCourtesy(t *testing.T) {
+// TestGoschedRareEvery has a goroutine wait again and again, some looks each
+// time, on the only P: others have to get it long before the 10 ms after which
+// it would be taken away.
+func TestGoschedRareEvery(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	r := newPollers()
 	r.refreshed.Store(int64(time.Hour)) // as if there were other Ps, which are busy
@@ -887,8 +891,8 @@ func TestCourtesy(t *testing.T) {
 	}
 }
 
-// A soon is true after some looks. After some time it would be, on a slow processor, at
-// the first look.
+// A soon is true after some looks. After some time it would be, on a slow
+// processor, at the first look.
 type soon struct{ looks *int }
 
 func (s soon) Ready() bool { *s.looks--; return *s.looks < 0 }
@@ -896,7 +900,8 @@ func (s soon) Tick()       {}
 
 func (s soon) Where() (near, elsewhere bool) { return false, false }
 
-// TestCauses has each cause of going to sleep come about, but for those that a Pace has.
+// TestCauses has each cause of going to sleep come about, but for those that a
+// Pace has.
 func TestCauses(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	fresh := func() *pollers {

@@ -50,8 +50,9 @@ type server struct {
 	kill func()       // ends calls that are under way
 }
 
-// serve starts a server of a protocol, which accepts from l and closes it. A server
-// without a kill is stopped by the clients that it has and by its listener.
+// serve starts a server of a protocol, which accepts from l and closes it. A
+// server without a kill is stopped by the clients that it has and by its
+// listener.
 var serve = map[string]func(l net.Listener) server{
 	"grpc":     func(l net.Listener) server { return serveGRPC(l) },
 	"grpc-tls": func(l net.Listener) server { return serveGRPC(l, grpc.Creds(credentials.NewTLS(serverTLS()))) },
@@ -90,7 +91,8 @@ func serveConns(l net.Listener, handle func(net.Conn)) server {
 	}}
 }
 
-// roleEnv tells this binary, run again, what to serve: protocol, ring size and name.
+// roleEnv tells this binary, run again, what to serve: protocol, ring size and
+// name.
 const roleEnv = "SHMCONN_PROTOCOLS_ROLE"
 
 func TestMain(m *testing.M) {
@@ -100,9 +102,9 @@ func TestMain(m *testing.M) {
 	os.Exit(runTests(m))
 }
 
-// runTests runs the tests in a directory of their own and fails when they leave a
-// file in it. By its name the tests of shmconn remove one that a run left which was
-// killed.
+// runTests runs the tests in a directory of their own and fails when they leave
+// a file in it. By its name the tests of shmconn remove one that a run left
+// which was killed.
 func runTests(m *testing.M) int {
 	dir, err := os.MkdirTemp("/dev/shm", "shmconn-test-protocols-")
 	if err != nil {
@@ -144,9 +146,9 @@ func serveRole(role string) int {
 	return 0
 }
 
-// waitUnmapped waits until no connection is left in this process: that is how long
-// a library takes to close those that it has done with, and forever if it, or
-// shmconn, forgets one.
+// waitUnmapped waits until no connection is left in this process: that is how
+// long a library takes to close those that it has done with, and forever if it,
+// or shmconn, forgets one.
 func waitUnmapped() {
 	dir := os.Getenv("SHMCONN_DIR")
 	for {
@@ -200,8 +202,8 @@ var nameCount atomic.Int64
 // newName returns a name that nobody has.
 func newName() string { return fmt.Sprintf("p%d-%d", os.Getpid(), nameCount.Add(1)) }
 
-// start starts a server, which listens when start returns. It can be stopped, and
-// killed, any number of times.
+// start starts a server, which listens when start returns. It can be stopped,
+// and killed, any number of times.
 func (p place) start(t *testing.T, protocol, name string) server {
 	t.Helper()
 	if !p.apart {
@@ -374,8 +376,8 @@ func wantCode(t *testing.T, what string, err error, want codes.Code) {
 	}
 }
 
-// TestGRPCInterop runs the interoperability tests of gRPC's authors; one that fails
-// ends the process.
+// TestGRPCInterop runs the interoperability tests of gRPC's authors; one that
+// fails ends the process.
 func TestGRPCInterop(t *testing.T) {
 	tests := []struct {
 		name string
@@ -409,8 +411,9 @@ func TestGRPCInterop(t *testing.T) {
 	}
 }
 
-// TestGRPC checks the bytes of calls, many at a time and larger than the ring, and
-// that a server that is stopped lets a watcher know and is not there afterwards.
+// TestGRPC checks the bytes of calls, many at a time and larger than the ring,
+// and that a server that is stopped lets a watcher know and is not there
+// afterwards.
 func TestGRPC(t *testing.T) {
 	for _, protocol := range []string{"grpc", "grpc-tls"} {
 		onPlaces(t, protocol, func(t *testing.T, name string, _ place, s server) {
@@ -503,8 +506,8 @@ func TestGRPC(t *testing.T) {
 	}
 }
 
-// TestGRPCRestart ends a server while a call waits for it, and starts another one
-// under the same name, which the same client finds.
+// TestGRPCRestart ends a server while a call waits for it, and starts another
+// one under the same name, which the same client finds.
 func TestGRPCRestart(t *testing.T) {
 	for _, protocol := range []string{"grpc", "grpc-tls"} {
 		onPlaces(t, protocol, func(t *testing.T, name string, p place, s server) {
@@ -545,7 +548,8 @@ func TestGRPCRestart(t *testing.T) {
 // yamux.
 
 // yamuxConfig is the default, but for the time after which a write fails, and
-// without a log: it warns of updates of the window that come after a stream's end.
+// without a log: it warns of updates of the window that come after a stream's
+// end.
 func yamuxConfig() *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.ConnectionWriteTimeout = time.Hour
@@ -574,8 +578,8 @@ func serveYamux(c net.Conn) {
 	}
 }
 
-// TestYamux checks the bytes of many streams on one connection, and that the end of
-// the session ends a stream that waits.
+// TestYamux checks the bytes of many streams on one connection, and that the
+// end of the session ends a stream that waits.
 func TestYamux(t *testing.T) {
 	onPlaces(t, "yamux", func(t *testing.T, name string, _ place, _ server) {
 		c, err := shmconn.Dial(name)
@@ -657,8 +661,8 @@ func protocols(protocol string) *http.Protocols {
 	return p
 }
 
-// serveHTTP has /echo, which sends back what comes as it comes, and /wait, which
-// never ends by itself.
+// serveHTTP has /echo, which sends back what comes as it comes, and /wait,
+// which never ends by itself.
 func serveHTTP(l net.Listener, protocol string) server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {

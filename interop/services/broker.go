@@ -19,7 +19,8 @@ import (
 	"github.com/tidwall/redcon"
 )
 
-// serveRedis has SET and GET of one map, ECHO, PING and what a client says first.
+// serveRedis has SET and GET of one map, ECHO, PING and what a client says
+// first.
 func serveRedis(l net.Listener) (func() error, error) {
 	var mu sync.Mutex
 	values := make(map[string][]byte)
@@ -66,8 +67,8 @@ func newRedisClient(dial Dial) (Client, error) {
 // subject is what the service of NATS listens to.
 const subject = "echo"
 
-// serveNATS embeds a server. It has no hook for a listener: a connection that is
-// accepted is joined to one of those that it makes within its process.
+// serveNATS embeds a server. It has no hook for a listener: a connection that
+// is accepted is joined to one of those that it makes within its process.
 func serveNATS(l net.Listener) (func() error, error) {
 	s, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, NoLog: true})
 	if err != nil {
@@ -147,7 +148,8 @@ var plugins = map[string]plugin.Plugin{"echo": echoPlugin{}}
 // printed is what the plugin has written to its standard output.
 const printed = "the plugin's output\n"
 
-// servePlugin is the plugin's end without plugin.Serve, which makes its own listener.
+// servePlugin is the plugin's end without plugin.Serve, which makes its own
+// listener.
 func servePlugin(l net.Listener) (func() error, error) {
 	return serveEach(func(c net.Conn) {
 		s := &plugin.RPCServer{Plugins: plugins, Stdout: strings.NewReader(printed), Stderr: strings.NewReader("")}

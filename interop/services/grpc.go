@@ -17,11 +17,11 @@ import (
 // maxMessage is more than the largest message of a test.
 const maxMessage = 65 << 20
 
-// A server asks a client that says nothing for so long whether it is there, and waits
-// so long for the answer.
+// A server asks a client that says nothing for so long whether it is there, and
+// waits so long for the answer.
 const (
-	pingAfter    = time.Second // the least that gRPC allows
-	pingPatience = 3 * time.Second
+	pingAfter   = time.Second // the least that gRPC allows
+	pingTimeout = 3 * time.Second
 )
 
 // echo sends back what it was sent.
@@ -55,7 +55,7 @@ func message(b []byte) *grpc_testing.SimpleRequest {
 
 func serveGRPC(l net.Listener) (func() error, error) {
 	s := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingPatience}))
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}))
 	grpc_testing.RegisterBenchmarkServiceServer(s, echo{})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()

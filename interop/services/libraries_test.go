@@ -36,8 +36,9 @@ func newBenchmarkClient(t *testing.T, dial Dial, opts ...grpc.DialOption) grpc_t
 	return grpc_testing.NewBenchmarkServiceClient(cc)
 }
 
-// TestGRPCLargeMessage sends a message of 64 MB and gets it back; but one of 8 MB over
-// the smallest ring, whose ends hand each other the processor for every 4 KiB of it.
+// TestGRPCLargeMessage sends a message of 64 MB and gets it back; but one of 8
+// MB over the smallest ring, whose ends hand each other the processor for every
+// 4 KiB of it.
 func TestGRPCLargeMessage(t *testing.T) {
 	for _, n := range networks {
 		t.Run("net="+n.String(), func(t *testing.T) {
@@ -55,8 +56,8 @@ func TestGRPCLargeMessage(t *testing.T) {
 	}
 }
 
-// TestGRPCStream sends and receives at the same time on one stream, cancels another that
-// waits, and has the first one outlive that.
+// TestGRPCStream sends and receives at the same time on one stream, cancels
+// another that waits, and has the first one outlive that.
 func TestGRPCStream(t *testing.T) {
 	onNetworks(t, "grpc", func(t *testing.T, dial Dial, _ func() error) {
 		c := newBenchmarkClient(t, dial)
@@ -103,8 +104,8 @@ func TestGRPCStream(t *testing.T) {
 	})
 }
 
-// TestGRPCGracefulStop stops a server while a stream is under way: the stream goes on to
-// its end, new calls fail, and the server ends.
+// TestGRPCGracefulStop stops a server while a stream is under way: the stream
+// goes on to its end, new calls fail, and the server ends.
 func TestGRPCGracefulStop(t *testing.T) {
 	onNetworks(t, "grpc", func(t *testing.T, dial Dial, stop func() error) {
 		c := newBenchmarkClient(t, dial)
@@ -150,8 +151,9 @@ func TestGRPCGracefulStop(t *testing.T) {
 	})
 }
 
-// TestGRPCKeepalive is a client that answers one question whether it is there, and then
-// no more: the server has to hang up, and not before its patience has ended.
+// TestGRPCKeepalive is a client that answers one question whether it is there,
+// and then no more: the server has to hang up, and not before its time limit
+// has passed.
 func TestGRPCKeepalive(t *testing.T) {
 	for _, n := range networks {
 		t.Run("net="+n.String(), func(t *testing.T) {
@@ -185,8 +187,8 @@ func TestGRPCKeepalive(t *testing.T) {
 				}
 			}
 			// The first of them may be the server's estimate of the bandwidth.
-			if d := time.Since(asked[0]); d < pingPatience {
-				t.Errorf("the server hung up %v after its first question, want at least %v", d, pingPatience)
+			if d := time.Since(asked[0]); d < pingTimeout {
+				t.Errorf("the server hung up %v after its first question, want at least %v", d, pingTimeout)
 			}
 			t.Logf("hung up %v after the last of %d questions", time.Since(asked[len(asked)-1]), len(asked))
 		})
@@ -276,7 +278,8 @@ func TestSSHTransfer(t *testing.T) {
 	})
 }
 
-// TestRedis has values set and got by two clients, one by one and in a pipeline.
+// TestRedis has values set and got by two clients, one by one and in a
+// pipeline.
 func TestRedis(t *testing.T) {
 	onNetworks(t, "redis", func(t *testing.T, dial Dial, _ func() error) {
 		a, b := dialRedis(dial), dialRedis(dial)

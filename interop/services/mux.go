@@ -30,8 +30,8 @@ func echoStreams[S io.ReadWriteCloser](accept func() (S, error)) {
 	}
 }
 
-// yamuxConfig is the default without its log: it warns of updates of the window that
-// come after a stream's end.
+// yamuxConfig is the default without its log: it warns of updates of the window
+// that come after a stream's end.
 func yamuxConfig() *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.LogOutput = io.Discard

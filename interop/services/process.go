@@ -60,8 +60,8 @@ func (n Network) Dial(dir, name string) Dial {
 // serverEnv tells this program, run again, what to serve.
 const serverEnv = "SHMCONN_SERVICE"
 
-// Main serves, and does not return, in a process that Start has started. Elsewhere it
-// does nothing.
+// Main serves, and does not return, in a process that Start has started.
+// Elsewhere it does nothing.
 func Main() {
 	role := os.Getenv(serverEnv)
 	if role == "" {
@@ -98,8 +98,9 @@ func serveRole(role string) error {
 	return stop()
 }
 
-// Start starts the service in another process, which listens on name in dir when Start
-// returns. Stop ends it, once no client is left, and can be called again; ctx kills it.
+// Start starts the service in another process, which listens on name in dir
+// when Start returns. Stop ends it, once no client is left, and can be called
+// again; ctx kills it.
 func (s Service) Start(ctx context.Context, n Network, dir, name string) (stop func() error, err error) {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d %d %s", serverEnv, s.Name, n.Name, n.RingSize, n.BusyPoll, filepath.Join(dir, name)))

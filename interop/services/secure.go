@@ -47,8 +47,8 @@ func certificate(who byte, name string) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, err
 }
 
-// tlsConfigs returns the configurations of two ends that both want to see a certificate.
-// The client's is who's, and the server accepts only ofClient's.
+// tlsConfigs returns the configurations of two ends that both want to see a
+// certificate. The client's is who's, and the server accepts only ofClient's.
 func tlsConfigs(who byte) (server, client *tls.Config, err error) {
 	var certs [3]tls.Certificate
 	for i, name := range []string{"server.test", "client.test", "stranger.test"} {
@@ -65,7 +65,8 @@ func tlsConfigs(who byte) (server, client *tls.Config, err error) {
 		ClientCAs:    clients,
 	}
 	client = &tls.Config{
-		// Not Certificates, of which one that the server does not ask for is not sent.
+		// Not Certificates, of which one that the server does not ask for is
+		// not sent.
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certs[who], nil },
 		RootCAs:              servers,
 		ServerName:           "server.test",

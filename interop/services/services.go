@@ -1,9 +1,9 @@
 //go:build linux
 
-// Package services has libraries that know nothing of shmconn, each as a server that
-// echoes and its client, for the tests beside it and for cmd/compare. A server is
-// given a net.Listener and a client a dial function. What these are made of, shared
-// memory or a Unix socket, nothing in a service depends on.
+// Package services has libraries that know nothing of shmconn, each as a server
+// that echoes and its client, for the tests beside it and for cmd/compare. A
+// server is given a net.Listener and a client a dial function. What these are
+// made of, shared memory or a Unix socket, nothing in a service depends on.
 package services
 
 import (
@@ -19,7 +19,8 @@ import (
 // A Dial makes a connection to a service.
 type Dial func(context.Context) (net.Conn, error)
 
-// dialContext is d as most libraries ask for it. There is one server that it can reach.
+// dialContext is d as most libraries ask for it. There is one server that it
+// can reach.
 func (d Dial) dialContext(ctx context.Context, _, _ string) (net.Conn, error) { return d(ctx) }
 
 // A Client calls a service. It makes one call at a time.
@@ -32,8 +33,8 @@ type Client interface {
 type Service struct {
 	Name string
 
-	// Serve starts to accept from l. Stop closes l, waits for what Serve has started,
-	// and is called once no client is left.
+	// Serve starts to accept from l. Stop closes l, waits for what Serve has
+	// started, and is called once no client is left.
 	Serve func(l net.Listener) (stop func() error, err error)
 
 	// NewClient returns a client with a connection of its own.
@@ -100,8 +101,8 @@ type streamClient struct {
 	closers []func() error // in this order
 }
 
-// pipelined is from how many bytes a request is written while the reply is read: no
-// more than the buffers of any stream.
+// pipelined is from how many bytes a request is written while the reply is
+// read: no more than the buffers of any stream.
 const pipelined = 16 << 10
 
 func (c *streamClient) Call(request []byte) ([]byte, error) {

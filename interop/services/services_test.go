@@ -28,8 +28,9 @@ func TestMain(m *testing.M) {
 	os.Exit(runTests(m))
 }
 
-// runTests runs the tests in a directory of their own, and fails when they leave a file
-// in it. By its name the tests of shmconn remove one that a run left which was killed.
+// runTests runs the tests in a directory of their own, and fails when they
+// leave a file in it. By its name the tests of shmconn remove one that a run
+// left which was killed.
 func runTests(m *testing.M) int {
 	var err error
 	if testDir, err = os.MkdirTemp("/dev/shm", "shmconn-test-services-"); err != nil {
@@ -45,14 +46,14 @@ func runTests(m *testing.M) int {
 	return code
 }
 
-// networks are what every service runs over: the smallest ring, the default one, and
-// what both are compared with.
+// networks are what every service runs over: the smallest ring, the default
+// one, and what both are compared with.
 var networks = []Network{{Name: "shm", RingSize: 4096}, {Name: "shm"}, {Name: "unix"}}
 
 var nameCount atomic.Int64
 
-// start starts a service in another process and returns what dials it. The server has
-// to stop well when the test ends.
+// start starts a service in another process and returns what dials it. The
+// server has to stop well when the test ends.
 func start(t *testing.T, service string, n Network) (dial Dial, stop func() error) {
 	t.Helper()
 	s, ok := Named(service)
@@ -98,8 +99,8 @@ func random(n, seed int) []byte {
 	return b
 }
 
-// TestEcho has several clients of each service call it with requests smaller and larger
-// than the ring, in another process.
+// TestEcho has several clients of each service call it with requests smaller
+// and larger than the ring, in another process.
 func TestEcho(t *testing.T) {
 	for _, s := range All {
 		t.Run(s.Name, func(t *testing.T) {

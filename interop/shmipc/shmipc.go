@@ -2,8 +2,8 @@
 
 // Package shmipc makes shmipc-go a contender of the bench, on the way to use it
 // that its authors show: a session manager with its pool of streams, messages
-// written and read in shared memory through BufferWriter and BufferReader, a Flush
-// each, and the default configuration.
+// written and read in shared memory through BufferWriter and BufferReader, a
+// Flush each, and the default configuration.
 package shmipc
 
 import (
@@ -20,9 +20,10 @@ import (
 	"shmconn/internal/bench"
 )
 
-// Register adds the networks "shmipc", "shmipc-1p" and "shmipc-copied". The second
-// runs both processes with GOMAXPROCS=1, as all examples of shmipc-go do. The third
-// copies what it has received, as Read does, so that it is the receiver's own.
+// Register adds the networks "shmipc", "shmipc-1p" and "shmipc-copied". The
+// second runs both processes with GOMAXPROCS=1, as all examples of shmipc-go
+// do. The third copies what it has received, as Read does, so that it is the
+// receiver's own.
 func Register() {
 	for _, name := range []string{"shmipc", "shmipc-1p", "shmipc-copied"} {
 		set := func() {
@@ -97,10 +98,10 @@ func dial(s bench.Spec, addr string) (io.Closer, error) {
 
 // A conn is a stream of shmipc-go as a bench.Messenger.
 //
-// A stream has no flow control: who writes faster than the other reads runs out of
-// shared memory, and from then on the stream goes through the socket, for good. In
-// the stream workload the reader therefore grants credit, a small message for
-// every grant messages, as an application would.
+// A stream has no flow control: who writes faster than the other reads runs out
+// of shared memory, and from then on the stream goes through the socket, for
+// good. In the stream workload the reader therefore grants credit, a small
+// message for every grant messages, as an application would.
 type conn struct {
 	stream *shmipc.Stream
 	end    func() error

@@ -23,13 +23,13 @@ import (
 	"shmconn/internal/shmtest"
 )
 
-// A closeCall is a row of the matrix of TestCloseMatrix: one call that an end makes, and what
-// comes of it.
+// A closeCall is a row of the matrix of TestCloseMatrix: one call that an end
+// makes, and what comes of it.
 type closeCall struct {
 	name string
 
-	// What it does to the streams: an end that reads and one that writes cannot both be
-	// waiting.
+	// What it does to the streams: an end that reads and one that writes cannot
+	// both be waiting.
 	reads, writes           bool
 	stopsReads, stopsWrites bool
 	held                    bool // it waits in somebody else's hands: a Reader, a Writer, a function
@@ -44,9 +44,9 @@ type closeCall struct {
 	loop    string                                      // the outcome of once, repeated, before the close: for those that never wait
 	fits    func(room int) int                          // what wait writes
 
-	// The outcomes of once before any close; of wait, or once repeated, when the own end
-	// closes, and when the other does; of once after these. N is what fitted, P what the
-	// other end had written.
+	// The outcomes of once before any close; of wait, or once repeated, when
+	// the own end closes, and when the other does; of once after these. N is
+	// what fitted, P what the other end had written.
 	before                 string
 	duringOwn, duringOther string
 	afterOwn, afterOther   string
@@ -248,8 +248,8 @@ func closeCallOf(name string) *closeCall {
 	panic("no call " + name)
 }
 
-// A closeEnd is one end of a cell, in this process or another. What it is told, and what it
-// says, are lines.
+// A closeEnd is one end of a cell, in this process or another. What it is told,
+// and what it says, are lines.
 type closeEnd struct {
 	c         *shmconn.Conn
 	sent, got int
@@ -271,8 +271,8 @@ func (u *underway) hold() {
 	<-u.release
 }
 
-// A sinkOf takes bytes that an end has read: says that it is enough after some, or waits
-// at the first.
+// A sinkOf takes bytes that an end has read: says that it is enough after some,
+// or waits at the first.
 type sinkOf struct {
 	end    *closeEnd
 	enough int
@@ -395,7 +395,8 @@ func (e *closeEnd) readFromFile(n int) (int, error) {
 	return e.readFrom(f)
 }
 
-// said puts an outcome into words: n, the operation that the error names, its class.
+// said puts an outcome into words: n, the operation that the error names, its
+// class.
 func said(n int, err error) string {
 	word := shmtest.Class(err)
 	if errors.Is(err, shmtest.ErrEnough) {
@@ -487,8 +488,8 @@ func (e *closeEnd) start(k *closeCall) {
 	e.c.Stats() // after which the other end knows of all that was read
 }
 
-// repeat makes a call that never waits again and again, and says what came of it, each
-// thing once for all the times in a row.
+// repeat makes a call that never waits again and again, and says what came of
+// it, each thing once for all the times in a row.
 func (e *closeEnd) repeat(k *closeCall, u *underway) {
 	defer close(u.done)
 	var outcomes []string
@@ -510,8 +511,8 @@ func (e *closeEnd) repeat(k *closeCall, u *underway) {
 	}
 }
 
-// closeEndHelper is the other end in another process. Beside the orders to an end there
-// are "listen NAME", "dial NAME" and "accept".
+// closeEndHelper is the other end in another process. Beside the orders to an
+// end there are "listen NAME", "dial NAME" and "accept".
 func closeEndHelper(s shmtest.Shape, in *bufio.Scanner) {
 	e := new(closeEnd)
 	var l shmtest.Listener
@@ -540,9 +541,9 @@ func closeEndHelper(s shmtest.Shape, in *bufio.Scanner) {
 	}
 }
 
-// A closeCell is a cell of the matrix: the local end makes a call before a close, is in it
-// meanwhile, or makes it afterwards; and in all of this the remote end waits in another call,
-// or in none.
+// A closeCell is a cell of the matrix: the local end makes a call before a
+// close, is in it meanwhile, or makes it afterwards; and in all of this the
+// remote end waits in another call, or in none.
 type closeCell struct {
 	local, remote *closeCall // remote is nil if it does nothing
 	when          string
@@ -560,9 +561,9 @@ func (x closeCell) String() string {
 	return fmt.Sprintf("local=%s/%s/Close=%s/remote=%s", x.local.name, x.when, closes, remote)
 }
 
-// impossible reports whether the cell's state cannot be: one end's call would serve the
-// other's, which then would not wait, or the call never waits, and does not do so again and
-// again either.
+// impossible reports whether the cell's state cannot be: one end's call would
+// serve the other's, which then would not wait, or the call never waits, and
+// does not do so again and again either.
 func (x closeCell) impossible() bool {
 	l, r := x.local, x.remote
 	if x.when == "during" && l.wait == nil && l.loop == "" {
@@ -669,8 +670,9 @@ func (x closeCell) run(t *testing.T, local *closeEnd, remote func(string) string
 			ask("remote", remote, "result", wantRemote)
 		}
 	}
-	// The call that the close has interrupted comes home first, and then the other end is
-	// told for certain. It does not have to wait for one that is in somebody else's hands.
+	// The call that the close has interrupted comes home first, and then the
+	// other end is told for certain. It does not have to wait for one that is
+	// in somebody else's hands.
 	held := !x.own && r != nil && r.held || x.own && x.when == "during" && l.held
 	if x.own != held {
 		localResult()
@@ -703,7 +705,8 @@ func (k *closeCall) inboundFor(when string) int {
 	return k.inbound
 }
 
-// during returns the outcome of the call that waits when its own end closes, or the other.
+// during returns the outcome of the call that waits when its own end closes, or
+// the other.
 func (k *closeCall) during(own bool) string {
 	if own {
 		return k.duringOwn
@@ -711,7 +714,8 @@ func (k *closeCall) during(own bool) string {
 	return k.duringOther
 }
 
-// wroteWaiting returns how many bytes an end has written that waits in k for room.
+// wroteWaiting returns how many bytes an end has written that waits in k for
+// room.
 func (k *closeCall) wroteWaiting(room int) int {
 	switch k.name {
 	case "Write_short":
@@ -729,8 +733,9 @@ func fitted(want string, k *closeCall, room int) string {
 	return want
 }
 
-// TestCloseMatrix closes an end in every state that both can be in: each cell has its own
-// name, and the outcome of every call at both ends, with n, is what the table says.
+// TestCloseMatrix closes an end in every state that both can be in: each cell
+// has its own name, and the outcome of every call at both ends, with n, is what
+// the table says.
 func TestCloseMatrix(t *testing.T) {
 	cells, not := closeCells()
 	start, ran := time.Now(), 0
@@ -804,7 +809,8 @@ func watchdog(name string) *time.Timer {
 	})
 }
 
-// A closeListening is a listener and what dials it, in a cell of TestCloseListenerMatrix.
+// A closeListening is a listener and what dials it, in a cell of
+// TestCloseListenerMatrix.
 type closeListening struct {
 	t *testing.T
 	s shmtest.Shape
@@ -858,7 +864,8 @@ func (x *closeListening) reset(c *shmconn.Conn) {
 	shmtest.WantErr(x.t, fmt.Sprintf("Write = %d", n), err, "write EPIPE")
 }
 
-// acceptFails and dialFails check the error, and that there is no connection beside it.
+// acceptFails and dialFails check the error, and that there is no connection
+// beside it.
 func (x *closeListening) acceptFails(want string) {
 	x.t.Helper()
 	c, err := x.l.Accept()
@@ -877,8 +884,8 @@ func (x *closeListening) dialFails(ctx context.Context, want string) {
 	}
 }
 
-// waitingDial fills the backlog and then dials, in another goroutine. It returns once that
-// waits.
+// waitingDial fills the backlog and then dials, in another goroutine. It
+// returns once that waits.
 func (x *closeListening) waitingDial(ctx context.Context, want string) (queued []*shmconn.Conn, done <-chan struct{}) {
 	for {
 		d := &shmconn.Dialer{Timeout: 20 * time.Millisecond}
@@ -918,7 +925,8 @@ var closeListenerCells = []struct {
 		<-done
 	}},
 	{"Accept/during/Close=listener/backlog=1", func(x *closeListening) {
-		// There is always one that waits to be accepted: each is accepted whole, or reset.
+		// There is always one that waits to be accepted: each is accepted
+		// whole, or reset.
 		a := x.dial()
 		var b net.Conn
 		var err error
@@ -1056,8 +1064,8 @@ func TestCloseListenerMatrix(t *testing.T) {
 	t.Logf("figure: %d cells of Accept and Dial, on %d shapes", len(closeListenerCells), len(shapes))
 }
 
-// TestVetCopies checks that go vet reports a copy of a Conn and of a Listener, under
-// whose feet the garbage collector would close the original.
+// TestVetCopies checks that go vet reports a copy of a Conn and of a Listener,
+// under whose feet the garbage collector would close the original.
 func TestVetCopies(t *testing.T) {
 	out, err := exec.Command("go", "vet", "./testdata/copied").CombinedOutput()
 	if _, ok := errors.AsType[*exec.ExitError](err); !ok {

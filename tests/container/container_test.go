@@ -22,16 +22,16 @@ import (
 	"shmconn/internal/shmtest"
 )
 
-// The environment of a container: the directory that it shares with others, what it
-// calls that, and an empty directory, on which it makes its root.
+// The environment of a container: the directory that it shares with others,
+// what it calls that, and an empty directory, on which it makes its root.
 const (
 	sharedEnv = "SHMCONN_TEST_SHARED"
 	calledEnv = "SHMCONN_TEST_CALLED"
 	rootEnv   = "SHMCONN_TEST_ROOT"
 )
 
-// container is an agent that is process 1 of a container: it has processes, mounts and a
-// root of its own, and shares one directory with others.
+// container is an agent that is process 1 of a container: it has processes,
+// mounts and a root of its own, and shares one directory with others.
 func container(s shmtest.Shape, in *bufio.Scanner) {
 	called := os.Getenv(calledEnv)
 	if err := enterRoot(os.Getenv(rootEnv), os.Getenv(sharedEnv), called); err != nil {
@@ -43,8 +43,8 @@ func container(s shmtest.Shape, in *bufio.Scanner) {
 	shmtest.Agent(s, in)
 }
 
-// enterRoot makes an empty file system the root of this process, with a /proc of its
-// own and the shared directory in it.
+// enterRoot makes an empty file system the root of this process, with a /proc
+// of its own and the shared directory in it.
 func enterRoot(root, shared, called string) error {
 	mount := func(source, target, fstype string, flags uintptr) error {
 		err := unix.Mount(source, target, fstype, flags, "")
@@ -117,8 +117,9 @@ func sorted(a, b string) []string {
 	return []string{a, b}
 }
 
-// watchRead lets h wait in a Read of connection 0. The function it returns returns when that
-// ended, as monotonic has it, and fails unless it was with ECONNRESET.
+// watchRead lets h wait in a Read of connection 0. The function it returns
+// returns when that ended, as monotonic has it, and fails unless it was with
+// ECONNRESET.
 func watchRead(h *shmtest.Helper) (end func() int64) {
 	h.T.Helper()
 	h.Send("watch 0")
@@ -137,8 +138,8 @@ func watchRead(h *shmtest.Helper) (end func() int64) {
 	}
 }
 
-// TestContainers connects two containers that share a directory and nothing else, and
-// kills one of them; then another one takes over its name.
+// TestContainers connects two containers that share a directory and nothing
+// else, and kills one of them; then another one takes over its name.
 func TestContainers(t *testing.T) {
 	d := newSharedDir(t)
 	n := 3
@@ -209,8 +210,8 @@ func TestContainers(t *testing.T) {
 	})
 }
 
-// TestContainerOutside connects a container and a process outside, which has a number for
-// processes in it, and kills the container.
+// TestContainerOutside connects a container and a process outside, which has a
+// number for processes in it, and kills the container.
 func TestContainerOutside(t *testing.T) {
 	d := newSharedDir(t)
 	shmtest.OnShapes(t, shmtest.AcrossShapes, func(t *testing.T, s shmtest.Shape) {

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package container connects processes that share one directory and nothing else:
-// neither processes nor mounts, network or root.
+// Package container connects processes that share one directory and nothing
+// else: neither processes nor mounts, network or root.
 package container
 
 import (

@@ -30,8 +30,8 @@ import (
 	"shmconn/internal/shmtest"
 )
 
-// TestHostileWords stores into the shared words what a peer may not, before a call
-// and while it waits.
+// TestHostileWords stores into the shared words what a peer may not, before a
+// call and while it waits.
 func TestHostileWords(t *testing.T) {
 	const size = 4096
 	read := func(c *shmconn.Conn) error { _, err := c.Read(make([]byte, 8)); return err }
@@ -138,9 +138,9 @@ func TestHostileClosed(t *testing.T) {
 	}
 }
 
-// TestHostileParked holds the word that says that the peer sleeps at an odd number,
-// and changes it all the time. The latter costs a system call each; neither keeps
-// anybody.
+// TestHostileParked holds the word that says that the peer sleeps at an odd
+// number, and changes it all the time. The latter costs a system call each;
+// neither keeps anybody.
 func TestHostileParked(t *testing.T) {
 	for _, s := range shmtest.HostileShapes {
 		t.Run("poll="+shmtest.PollName(s.ListenPoll), func(t *testing.T) {
@@ -543,7 +543,8 @@ func scrawlWord(m []byte, off int, word uint64) (int, int) {
 	return off, 8
 }
 
-// anyWord returns a number of any size, near zero from above or below more often than not.
+// anyWord returns a number of any size, near zero from above or below more
+// often than not.
 func anyWord(rnd *rand.Rand) uint64 {
 	v := rnd.Uint64() >> rnd.IntN(64)
 	if rnd.IntN(3) == 0 {
@@ -552,10 +553,11 @@ func anyWord(rnd *rand.Rand) uint64 {
 	return v
 }
 
-// vandal is a process that stores garbage into segments. Its orders are "go FILE KIND
-// PAUSE SEED" and "ring PIPE", answered once it has begun, "halt", answered by how often it
-// has stored something since, or rung, and "hit", answered by how many bytes of the last segment's header, of
-// how many, and of its rings it has ever stored into.
+// vandal is a process that stores garbage into segments. Its orders are "go
+// FILE KIND PAUSE SEED" and "ring PIPE", answered once it has begun, "halt",
+// answered by how often it has stored something since, or rung, and "hit",
+// answered by how many bytes of the last segment's header, of how many, and of
+// its rings it has ever stored into.
 func vandal(s shmtest.Shape, in *bufio.Scanner) {
 	var hit []bool
 	var m []byte
@@ -625,8 +627,9 @@ func mapFile(path string) ([]byte, error) {
 	return unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 }
 
-// scribble stores garbage of a kind, or of all if there is no such, until stop says so, and
-// returns how often. Between two stores it lets so many numbers go by.
+// scribble stores garbage of a kind, or of all if there is no such, until stop
+// says so, and returns how often. Between two stores it lets so many numbers go
+// by.
 func scribble(m []byte, hit []bool, kind, pause int, seed uint64, begun chan bool, stop *atomic.Bool) (n int) {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	for ; !stop.Load(); n++ {
@@ -648,7 +651,8 @@ func scribble(m []byte, hit []bool, kind, pause int, seed uint64, begun chan boo
 	return n
 }
 
-// ring fills a pipe until stop says so, and returns how many bytes it has put in.
+// ring fills a pipe until stop says so, and returns how many bytes it has put
+// in.
 func ring(fd int, stop *atomic.Bool) (n int) {
 	defer unix.Close(fd)
 	for bytes := make([]byte, 64); !stop.Load(); {
@@ -659,9 +663,10 @@ func ring(fd int, stop *atomic.Bool) (n int) {
 	return n
 }
 
-// TestVandal has a third process store garbage into connections all the time that all
-// calls are made at both ends. What a call returns can be garbage, and most connections
-// are soon found to be damaged; nothing worse comes of it, and nothing anywhere else.
+// TestVandal has a third process store garbage into connections all the time
+// that all calls are made at both ends. What a call returns can be garbage, and
+// most connections are soon found to be damaged; nothing worse comes of it, and
+// nothing anywhere else.
 func TestVandal(t *testing.T) {
 	const size = 4096
 	conns, stores := 150, 1_000_000
@@ -789,8 +794,9 @@ func closeDescriptors(fds []int) {
 	}
 }
 
-// unrulyDialers is a process of unruly dialers. Its orders are "go KIND NAME LEAST", answered at
-// once, and "halt", answered by how many there were when there had been at least so many.
+// unrulyDialers is a process of unruly dialers. Its orders are "go KIND NAME
+// LEAST", answered at once, and "halt", answered by how many there were when
+// there had been at least so many.
 func unrulyDialers(s shmtest.Shape, in *bufio.Scanner) {
 	var stop atomic.Bool
 	done := make(chan int)
@@ -826,7 +832,8 @@ func riot(u unruly, name string, s shmtest.Shape, least int, stop *atomic.Bool) 
 	return n
 }
 
-// A watch notes the most that this process has had of things, beyond what it has at first.
+// A watch notes the most that this process has had of things, beyond what it
+// has at first.
 type watch struct {
 	stop chan struct{}
 	done sync.WaitGroup
@@ -882,8 +889,9 @@ func (w *watch) end(t testing.TB, goroutines, descriptors, threads, megabytes in
 	return fmt.Sprintf("at the most %d goroutines, %d descriptors, %d threads, %d MiB more", g, d, th, mb)
 }
 
-// TestUnruly has a process of dialers that do not follow the protocol, as fast as it can,
-// while others dial. All of these are served, and the listener's process stays as it is.
+// TestUnruly has a process of dialers that do not follow the protocol, as fast
+// as it can, while others dial. All of these are served, and the listener's
+// process stays as it is.
 func TestUnruly(t *testing.T) {
 	dials, least := 30, 10_000
 	if *shmtest.Long {
@@ -931,8 +939,9 @@ func TestUnruly(t *testing.T) {
 	}
 }
 
-// TestDoorbellFlood has a peer ring all the time, for nothing, while calls wait. It costs
-// processor time; what comes in is read, deadlines are kept, and others are served.
+// TestDoorbellFlood has a peer ring all the time, for nothing, while calls
+// wait. It costs processor time; what comes in is read, deadlines are kept, and
+// others are served.
 func TestDoorbellFlood(t *testing.T) {
 	rounds := 100
 	if *shmtest.Long {
@@ -1013,10 +1022,11 @@ func processorTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// TestLease has a dialer hold a lease and locks on the segment that it sends. It is
-// accepted and nobody waits for it: not the one who accepts, nor who sweeps what it leaves.
+// TestLease has a dialer hold a lease and locks on the segment that it sends.
+// It is accepted and nobody waits for it: not the one who accepts, nor who
+// sweeps what it leaves.
 func TestLease(t *testing.T) {
-	const patience = 10 * time.Second // a lease is broken after 45
+	const limit = 10 * time.Second // a lease is broken after 45
 	for _, tt := range []struct {
 		name string
 		hold func(fd int) error
@@ -1062,7 +1072,7 @@ func TestLease(t *testing.T) {
 			l.Close()
 			l = s.MustListen(t, name)
 			shmtest.WantServed(t, s, l)
-			if d := time.Since(start); d > patience {
+			if d := time.Since(start); d > limit {
 				t.Errorf("it took %v", d)
 			}
 		})
@@ -1217,8 +1227,8 @@ func TestRudeDialers(t *testing.T) {
 	}
 }
 
-// TestWire speaks the protocol by hand, so that the next tests are about what they
-// say, and so that another version of this library can still be spoken to.
+// TestWire speaks the protocol by hand, so that the next tests are about what
+// they say, and so that another version of this library can still be spoken to.
 func TestWire(t *testing.T) {
 	for _, s := range append(slices.Clone(shmtest.HostileShapes), shmtest.Shape{Ring: 8192, Anonymous: true}) {
 		t.Run(s.String(), func(t *testing.T) {

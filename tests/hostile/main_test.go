@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package hostile lies to the library: in the shared words, in the handshake, by
-// floods of rings and dialers, and by a third process that overwrites both. The
-// connection concerned gets an error, and no other one notices.
+// Package hostile lies to the library: in the shared words, in the handshake,
+// by floods of rings and dialers, and by a third process that overwrites both.
+// The connection concerned gets an error, and no other one notices.
 package hostile
 
 import (

@@ -11,11 +11,11 @@ import (
 	"shmconn/internal/shmtest"
 )
 
-// This file holds single sentences of FORMAT.md against the code: about the words
-// of a segment, seen from the peer's side.
+// This file holds single sentences of FORMAT.md against the code: about the
+// words of a segment, seen from the peer's side.
 
-// TestPositionBeforeClosed: "It must have stored its last position before it stores
-// consumed's closed", in CloseRead and in Close.
+// TestPositionBeforeClosed: "It must have stored its last position before it
+// stores consumed's closed", in CloseRead and in Close.
 func TestPositionBeforeClosed(t *testing.T) {
 	for _, how := range []struct {
 		name  string
@@ -84,8 +84,8 @@ func TestPositionBeforeClosedUnderWay(t *testing.T) {
 	}
 }
 
-// TestNothingStoredAfterDamage: "the end should store nothing more", by whichever call:
-// the words are those from before.
+// TestNothingStoredAfterDamage: "the end should store nothing more", by
+// whichever call: the words are those from before.
 func TestNothingStoredAfterDamage(t *testing.T) {
 	p, c := shmtest.RawPair(t, shmtest.Shape{Ring: 4096}.Poll(shmtest.PollNever))
 	p.Write(p.DataA(), make([]byte, 20))
@@ -93,8 +93,8 @@ func TestNothingStoredAfterDamage(t *testing.T) {
 	if n, err := c.Read(make([]byte, 10)); n != 10 || err != nil {
 		t.Fatalf("Read = %d, %v", n, err)
 	}
-	// A Write that waits for room, parked, is to be told of the damage and to leave
-	// its word as it is.
+	// A Write that waits for room, parked, is to be told of the damage and to
+	// leave its word as it is.
 	shmtest.MustWrite(t, c, make([]byte, 4096))
 	var werr error
 	waits := shmtest.Blocked(c, func() { _, werr = c.Write([]byte("x")) })
@@ -136,8 +136,9 @@ func TestNothingStoredAfterDamage(t *testing.T) {
 	p.Dropped()
 }
 
-// TestProcessorWord: an end stores the processor that it is on when it rings, and why it went
-// to sleep, and takes whatever stands in the peer's words for a hint.
+// TestProcessorWord: an end stores the processor that it is on when it rings,
+// and why it went to sleep, and takes whatever stands in the peer's words for a
+// hint.
 func TestProcessorWord(t *testing.T) {
 	for _, s := range []shmtest.Shape{{Ring: 4096}, shmtest.Shape{Ring: 4096}.Poll(shmtest.PollNever), shmtest.Shape{Ring: 4096}.Poll(shmtest.PollAlways)} {
 		t.Run(s.String(), func(t *testing.T) {

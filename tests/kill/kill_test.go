@@ -55,8 +55,8 @@ func newKillPair(x *shmtest.Round, y *shmtest.KillStats, path, doing string, s s
 	return d
 }
 
-// judge checks what was read from a victim that is dead, and that nothing of it is
-// left.
+// judge checks what was read from a victim that is dead, and that nothing of it
+// is left.
 func (d *killPair) judge(got *shmtest.Gathered) {
 	shmtest.WantErr(d, "Read", got.Err, got.Op+" ECONNRESET")
 	if got.Wrong != 0 {
@@ -75,9 +75,9 @@ func (d *killPair) judge(got *shmtest.Gathered) {
 	shmtest.Reclaim(d, d.name)
 }
 
-// victim is a process that is to be killed. Its one order says what it does, whether
-// it listens or dials, and the name. It says "ok" once it listens and "connected" once
-// it is connected.
+// victim is a process that is to be killed. Its one order says what it does,
+// whether it listens or dials, and the name. It says "ok" once it listens and
+// "connected" once it is connected.
 func victim(s shmtest.Shape, in *bufio.Scanner) {
 	b, err := shmtest.MapKillStats(os.Getenv(shmtest.KillStatsEnv))
 	if err != nil {
@@ -175,8 +175,8 @@ func suffer(y *shmtest.KillStats, c *shmconn.Conn, doing string) {
 	select {}
 }
 
-// Dials and accepts speak of connections by number. What is written on one is a part
-// of the pattern that no other has.
+// Dials and accepts speak of connections by number. What is written on one is a
+// part of the pattern that no other has.
 const apart = 1 << 20
 
 // length returns how many bytes are written on connection i.
@@ -202,7 +202,8 @@ func dials(y *shmtest.KillStats, s shmtest.Shape, name string) {
 	}
 }
 
-// accepts takes one connection after the other, reads its number, writes, and closes.
+// accepts takes one connection after the other, reads its number, writes, and
+// closes.
 func accepts(y *shmtest.KillStats, s shmtest.Shape, name string) {
 	l, err := s.Listen(name)
 	fmt.Println(shmtest.Class(err))
@@ -256,7 +257,8 @@ const (
 	following = "wait.(*pollers).follow("
 )
 
-// stages have, with TestKilledWhileBusy and TestKilledWhileMeeting, 10,000 rounds.
+// stages have, with TestKilledWhileBusy and TestKilledWhileMeeting, 10,000
+// rounds.
 var stages = []stage{
 	{"read, parked", 500, shmtest.PollNever, 0, parked, ""},
 	{"read, polling", 500, shmtest.PollAlways, 0, polling, ""},
@@ -271,8 +273,8 @@ var stages = []stage{
 	{"both, parked", 400, shmtest.PollNever, 0, asleep, asleep},
 }
 
-// TestKilledWhileWaiting kills the peer of calls that wait, in each stage of a wait, and
-// measures how long it takes until they are told.
+// TestKilledWhileWaiting kills the peer of calls that wait, in each stage of a
+// wait, and measures how long it takes until they are told.
 func TestKilledWhileWaiting(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "killstats")
 	y := shmtest.NewKillStats(t, path)
@@ -289,7 +291,8 @@ func TestKilledWhileWaiting(t *testing.T) {
 	}
 }
 
-// pollBeside has n goroutines poll, after as many as there are slots, if n is not 0.
+// pollBeside has n goroutines poll, after as many as there are slots, if n is
+// not 0.
 func pollBeside(t *testing.T, n int) {
 	if n == 0 {
 		return
@@ -301,9 +304,9 @@ func pollBeside(t *testing.T, n int) {
 	}
 }
 
-// kill is one round of TestKilledWhileWaiting. It returns how long after the kill the
-// calls were told, and, to compare, this process by wait4. Until they are told it is as
-// harm, which can be nil, has made it.
+// kill is one round of TestKilledWhileWaiting. It returns how long after the
+// kill the calls were told, and, to compare, this process by wait4. Until they
+// are told it is as harm, which can be nil, has made it.
 func (g stage) kill(x *shmtest.Round, y *shmtest.KillStats, path string, harm func(testing.TB) (undo func())) (told shmtest.Figure, gone time.Duration) {
 	doing := "idle"
 	switch {
@@ -368,8 +371,8 @@ func survivor(c *shmconn.Conn, each func(n int)) *shmtest.Gathered {
 //go:noinline
 func surviving(c *shmconn.Conn, b []byte) (int, error) { return c.Write(b) }
 
-// within reports whether a goroutine is in both functions. In lead it is not within
-// follow, from which it may have come.
+// within reports whether a goroutine is in both functions. In lead it is not
+// within follow, from which it may have come.
 func within(outer, inner string) bool {
 	for _, g := range shmtest.Goroutines() {
 		if i := strings.Index(g, inner); i >= 0 && strings.Contains(g, outer) {
@@ -379,7 +382,8 @@ func within(outer, inner string) bool {
 	return false
 }
 
-// TestKilledWhileBusy kills the peer at a random moment of a stream in both directions.
+// TestKilledWhileBusy kills the peer at a random moment of a stream in both
+// directions.
 func TestKilledWhileBusy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "killstats")
 	y := shmtest.NewKillStats(t, path)
@@ -429,8 +433,9 @@ func TestKilledWhileMeeting(t *testing.T) {
 	t.Run("listens", func(t *testing.T) { killListener(t, y, path) })
 }
 
-// killDialer kills who dials, writes and closes all the time. Each connection whose
-// Dial had returned is accepted, in order, with all that was written to it.
+// killDialer kills who dials, writes and closes all the time. Each connection
+// whose Dial had returned is accepted, in order, with all that was written to
+// it.
 func killDialer(t *testing.T, y *shmtest.KillStats, path string) {
 	var told shmtest.Figure
 	shmtest.InRounds(t, shmtest.Rounds(500), func(x *shmtest.Round) {
@@ -520,8 +525,8 @@ func gatherPart(c *shmconn.Conn, i int) *shmtest.Gathered {
 	return g
 }
 
-// killAcceptor kills who accepts, writes and closes all the time. Each dialer is told,
-// wherever it is.
+// killAcceptor kills who accepts, writes and closes all the time. Each dialer
+// is told, wherever it is.
 func killAcceptor(t *testing.T, y *shmtest.KillStats, path string) {
 	var told shmtest.Figure
 	shmtest.InRounds(t, shmtest.Rounds(500), func(x *shmtest.Round) {
@@ -579,8 +584,8 @@ func killAcceptor(t *testing.T, y *shmtest.KillStats, path string) {
 	t.Logf("figure: told of kill -9, peer accepts: dialing, reading and writing %v", told)
 }
 
-// dialOnce says its number and reads until there is an error, which is nil if that was
-// io.EOF.
+// dialOnce says its number and reads until there is an error, which is nil if
+// that was io.EOF.
 func dialOnce(s shmtest.Shape, name string, i int) (*shmtest.Gathered, error) {
 	c, err := s.Dial(name)
 	if err != nil {
@@ -597,8 +602,8 @@ func dialOnce(s shmtest.Shape, name string, i int) (*shmtest.Gathered, error) {
 	return g, g.Err
 }
 
-// killListener kills who listens and closes all the time, while others dial. The name
-// can be used at once, and then there is nothing left of it.
+// killListener kills who listens and closes all the time, while others dial.
+// The name can be used at once, and then there is nothing left of it.
 func killListener(t *testing.T, y *shmtest.KillStats, path string) {
 	var again shmtest.Figure
 	shmtest.InRounds(t, shmtest.Rounds(500), func(x *shmtest.Round) {
@@ -635,8 +640,9 @@ func killListener(t *testing.T, y *shmtest.KillStats, path string) {
 	t.Logf("figure: from kill -9 of who listens and closes to the end of Listen: %v", again)
 }
 
-// TestKilledWithoutDescriptors kills the peer of a process whose RLIMIT_NOFILE was lowered to 0
-// meanwhile, so that poll(2) is EINVAL. Whoever waits is told, in each kind of wait.
+// TestKilledWithoutDescriptors kills the peer of a process whose RLIMIT_NOFILE
+// was lowered to 0 meanwhile, so that poll(2) is EINVAL. Whoever waits is told,
+// in each kind of wait.
 func TestKilledWithoutDescriptors(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "killstats")
 	y := shmtest.NewKillStats(t, path)
@@ -656,7 +662,8 @@ func TestKilledWithoutDescriptors(t *testing.T) {
 	}
 }
 
-// withoutDescriptors lowers RLIMIT_NOFILE to 0 and returns what takes that back.
+// withoutDescriptors lowers RLIMIT_NOFILE to 0 and returns what takes that
+// back.
 func withoutDescriptors(t testing.TB) (undo func()) {
 	t.Helper()
 	var before unix.Rlimit

@@ -187,9 +187,9 @@ func TestKilledWhileItWrites(t *testing.T) {
 	})
 }
 
-// writeToTheDead writes pieces to a peer that is gone. A writer that does not wait
-// is told at once when the peer has closed, and within a quarter of the ring when
-// it died without a word.
+// writeToTheDead writes pieces to a peer that is gone. A writer that does not
+// wait is told at once when the peer has closed, and within a quarter of the
+// ring when it died without a word.
 func writeToTheDead(t *testing.T, c *shmconn.Conn, piece int) {
 	t.Helper()
 	size := c.Stats().RingSize
@@ -304,8 +304,9 @@ func TestStopped(t *testing.T) {
 	})
 }
 
-// TestStoppedAWhile stops the peer for a while in the middle of a stream in both
-// directions: nobody takes it for dead, deadlines work, and the stream goes on.
+// TestStoppedAWhile stops the peer for a while in the middle of a stream in
+// both directions: nobody takes it for dead, deadlines work, and the stream
+// goes on.
 func TestStoppedAWhile(t *testing.T) {
 	pause := time.Second
 	if *shmtest.Long {
@@ -325,8 +326,8 @@ func TestStoppedAWhile(t *testing.T) {
 	t.Logf("figure: SIGSTOP for %v: deadlines late by %v; from SIGCONT to the next byte %v", pause, late, resumed)
 }
 
-// stopAWhile returns how late deadlines were meanwhile, and how long it took until the
-// stream went on.
+// stopAWhile returns how late deadlines were meanwhile, and how long it took
+// until the stream went on.
 func stopAWhile(t *testing.T, s shmtest.Shape, pause time.Duration) (late shmtest.Figure, resumed time.Duration) {
 	path := filepath.Join(t.TempDir(), "killstats")
 	y := shmtest.NewKillStats(t, path)
@@ -550,8 +551,8 @@ func TestListenAgain(t *testing.T) {
 	t.Logf("figure: from kill -9 of a listener to the end of Listen: %v; dialers in its backlog told: %v", again, told)
 }
 
-// TestStaleRace lets many processes take over one stale name: exactly one gets it, and
-// serves. Then it is killed, and the next race is for what it has left.
+// TestStaleRace lets many processes take over one stale name: exactly one gets
+// it, and serves. Then it is killed, and the next race is for what it has left.
 func TestStaleRace(t *testing.T) {
 	processes, races := 16, 10
 	if *shmtest.Long {
@@ -612,8 +613,8 @@ func TestStaleRace(t *testing.T) {
 	t.Logf("figure: %d processes race for a stale name, %d times: the one that gets it %v; the others told %v", processes, races, won, refused)
 }
 
-// TestStaleRaceWithin lets many goroutines take over one stale name: exactly one gets
-// it.
+// TestStaleRaceWithin lets many goroutines take over one stale name: exactly
+// one gets it.
 func TestStaleRaceWithin(t *testing.T) {
 	for range 5 {
 		h := shmtest.StartHelper(t, "agent", shmtest.Shape{Ring: 4096})
@@ -785,8 +786,8 @@ func TestNotInherited(t *testing.T) {
 	}
 }
 
-// TestEnds ends the peer's process in ways that are not as orderly as Close: they are as
-// kill -9 to who waits.
+// TestEnds ends the peer's process in ways that are not as orderly as Close:
+// they are as kill -9 to who waits.
 func TestEnds(t *testing.T) {
 	for _, how := range []string{"os.Exit", "panic", "log.Fatal"} {
 		t.Run(how, func(t *testing.T) {
@@ -825,15 +826,15 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// TestKilledWhileForking kills the peer while it starts processes: such a child has all
-// of its descriptors between its fork and its exec.
+// TestKilledWhileForking kills the peer while it starts processes: such a child
+// has all of its descriptors between its fork and its exec.
 func TestKilledWhileForking(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "killstats")
 	killBusy(t, shmtest.NewKillStats(t, path), path, "forks", shmtest.Rounds(1000))
 }
 
-// TestChildLivesOn kills a peer that has started a process, which lives on. It does not
-// keep the peer's connections from dying.
+// TestChildLivesOn kills a peer that has started a process, which lives on. It
+// does not keep the peer's connections from dying.
 func TestChildLivesOn(t *testing.T) {
 	shmtest.OnShapes(t, shmtest.AcrossShapes, func(t *testing.T, s shmtest.Shape) {
 		c, h := shmtest.Join(t, s)

@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package planted puts other things where the library has its files: links, FIFOs,
-// directories, files of other users, locks. It removes files under a listener,
-// and lets other users in, or not.
+// Package planted puts other things where the library has its files: links,
+// FIFOs, directories, files of other users, locks. It removes files under a
+// listener, and lets other users in, or not.
 package planted
 
 import (

@@ -31,9 +31,9 @@ import (
 	"shmconn/internal/shmtest"
 )
 
-// mortal dials, writes and closes, again and again, until it is killed. Its orders are
-// "dial NAME", which is answered and then gone on with, and "keep NAME N", which leaves N
-// connections open.
+// mortal dials, writes and closes, again and again, until it is killed. Its
+// orders are "dial NAME", which is answered and then gone on with, and "keep
+// NAME N", which leaves N connections open.
 func mortal(s shmtest.Shape, in *bufio.Scanner) {
 	d := &shmconn.Dialer{AllowUID: func(uint32) bool { return true }}
 	var kept []*shmconn.Conn
@@ -81,7 +81,8 @@ func stickyVolume(t *testing.T, size string) string {
 	return dir
 }
 
-// taken returns the names in dir, and how many blocks of its file system are in use.
+// taken returns the names in dir, and how many blocks of its file system are in
+// use.
 func taken(t *testing.T, dir string) (names []string, blocks uint64) {
 	t.Helper()
 	var st unix.Statfs_t
@@ -91,8 +92,9 @@ func taken(t *testing.T, dir string) (names []string, blocks uint64) {
 	return shmtest.ListDir(dir), st.Blocks - st.Bfree
 }
 
-// TestStrangersKilled kills dialers of another user than the listener's at random moments,
-// in a directory in which neither may remove what is the other's.
+// TestStrangersKilled kills dialers of another user than the listener's at
+// random moments, in a directory in which neither may remove what is the
+// other's.
 func TestStrangersKilled(t *testing.T) {
 	start := shmtest.OtherUsers(t)
 	dir := stickyVolume(t, "64m") // as a container's /dev/shm
@@ -136,8 +138,8 @@ func TestStrangersKilled(t *testing.T) {
 	t.Logf("figure: %d dialers of other users killed at random, %d connections served: no name and no block left", kills, <-served)
 }
 
-// TestNobodyAccepted ends processes of another user with dials that nobody has accepted,
-// and without Close.
+// TestNobodyAccepted ends processes of another user with dials that nobody has
+// accepted, and without Close.
 func TestNobodyAccepted(t *testing.T) {
 	start := shmtest.OtherUsers(t)
 	for _, end := range []string{"killed", "os.Exit"} {
@@ -170,8 +172,8 @@ func TestNobodyAccepted(t *testing.T) {
 	}
 }
 
-// TestOldKind has a dialer give its segment a name, as all did once: it is accepted, and
-// the name removed.
+// TestOldKind has a dialer give its segment a name, as all did once: it is
+// accepted, and the name removed.
 func TestOldKind(t *testing.T) {
 	s := shmtest.Shape{Ring: 4096}
 	l := s.MustListen(t, shmtest.NewName())
@@ -311,7 +313,8 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// TestSetGroupID listens with 0660 in a directory that gives its group to what is made in it.
+// TestSetGroupID listens with 0660 in a directory that gives its group to what
+// is made in it.
 func TestSetGroupID(t *testing.T) {
 	start := shmtest.OtherUsers(t)
 	const group, own = 54321, 54322
@@ -391,7 +394,8 @@ func TestWhere(t *testing.T) {
 	}
 	defer l.Close()
 	want("no bytes", dial(feed), syscall.ENOSPC, dir, strconv.Itoa(512<<10+os.Getpagesize())+" bytes", "smaller rings", "Anonymous")
-	// It has its socket's name no more: that can be put back, and is waited for for a moment.
+	// It has its socket's name no more: that can be put back, and is waited for
+	// for a moment.
 	os.Remove(page + "@sock")
 	l.Close()
 	l, err = (&shmconn.ListenConfig{RingSize: 4096}).Listen(feed)
@@ -411,9 +415,9 @@ func TestWhere(t *testing.T) {
 	want("no inodes for a listener", err, syscall.ENOSPC, dir, "inode", "nr_inodes")
 }
 
-// rootless changes its root. Its orders are "listen NAME", "dial NAME", "chroot DIR",
-// "hide", which puts an empty directory into the place of /proc, "accept", "exchange" and
-// "close".
+// rootless changes its root. Its orders are "listen NAME", "dial NAME", "chroot
+// DIR", "hide", which puts an empty directory into the place of /proc,
+// "accept", "exchange" and "close".
 func rootless(s shmtest.Shape, in *bufio.Scanner) {
 	var l *shmconn.Listener
 	var c *shmconn.Conn
@@ -523,8 +527,8 @@ func TestWithoutProc(t *testing.T) {
 	})
 }
 
-// TestBeginAnew dials while the listener's page is being put right, and while its socket
-// is another's.
+// TestBeginAnew dials while the listener's page is being put right, and while
+// its socket is another's.
 func TestBeginAnew(t *testing.T) {
 	s := shmtest.Shape{Ring: 4096}
 	l := s.MustListen(t, shmtest.NewName())
@@ -592,7 +596,8 @@ func TestBeginAnew(t *testing.T) {
 	})
 }
 
-// TestDialTimeoutSignals dials with large rings while signals come in all the time.
+// TestDialTimeoutSignals dials with large rings while signals come in all the
+// time.
 func TestDialTimeoutSignals(t *testing.T) {
 	dir := shmtest.MountSmall(t, "size=2g")
 	alarms := make(chan os.Signal, 1)
@@ -678,8 +683,8 @@ func TestRemoved(t *testing.T) {
 	}
 }
 
-// TestRemovedAgain removes a listener's files again and again. What it holds then is
-// bounded, and those who had dialed by the old names are accepted.
+// TestRemovedAgain removes a listener's files again and again. What it holds
+// then is bounded, and those who had dialed by the old names are accepted.
 func TestRemovedAgain(t *testing.T) {
 	for _, files := range [][]string{{"", "@sock"}, {"@sock"}} {
 		t.Run("", func(t *testing.T) {
@@ -729,9 +734,9 @@ func TestRemovedAgain(t *testing.T) {
 	}
 }
 
-// TestCleanedAway removes files of listeners at random moments, as a session manager
-// does that cleans /dev/shm. What was connected goes on, what waits is accepted, and the
-// names come back.
+// TestCleanedAway removes files of listeners at random moments, as a session
+// manager does that cleans /dev/shm. What was connected goes on, what waits is
+// accepted, and the names come back.
 func TestCleanedAway(t *testing.T) {
 	n := 20
 	if *shmtest.Long {
@@ -960,8 +965,8 @@ func TestRemovedAll(t *testing.T) {
 	}
 }
 
-// TestDirectoryRemoved removes the directory that the name is in: Accept says so,
-// and connections go on.
+// TestDirectoryRemoved removes the directory that the name is in: Accept says
+// so, and connections go on.
 func TestDirectoryRemoved(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "dir")
@@ -1001,8 +1006,8 @@ func TestDirectoryRemoved(t *testing.T) {
 	}
 }
 
-// TestNameTaken removes a listener's files, and somebody else listens on the name:
-// Accept says so, and Close leaves the other one alone.
+// TestNameTaken removes a listener's files, and somebody else listens on the
+// name: Accept says so, and Close leaves the other one alone.
 func TestNameTaken(t *testing.T) {
 	t.Parallel()
 	s := shmtest.Shape{Ring: 4096}

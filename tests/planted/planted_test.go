@@ -25,7 +25,8 @@ import (
 	"shmconn/internal/shmtest"
 )
 
-// A plantedFile is something that somebody has put where the library has its files.
+// A plantedFile is something that somebody has put where the library has its
+// files.
 type plantedFile struct {
 	name    string
 	foreign bool // it is another user's
@@ -58,7 +59,8 @@ func plantSocket(path string) error {
 	return unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", at, filepath.Base(path))})
 }
 
-// plantedFiles are those that must not be taken for a file of the library's, at whatever name.
+// plantedFiles are those that must not be taken for a file of the library's, at
+// whatever name.
 var plantedFiles = []plantedFile{
 	{"a link to a file", false, plantLink("../target")},
 	{"a link to a listener's file", false, plantLink("shmconn.genuine")},
@@ -81,8 +83,9 @@ var plantedFiles = []plantedFile{
 	{"another user's directory", true, func(path string) error { return os.Mkdir(path, 0o777) }},
 }
 
-// put makes the plantedFile, and returns what to compare later. It is to be removed by the
-// caller. Who is not root cannot make all of them: then the test is skipped.
+// put makes the plantedFile, and returns what to compare later. It is to be
+// removed by the caller. Who is not root cannot make all of them: then the test
+// is skipped.
 func (p plantedFile) put(t testing.TB, path string) (before string) {
 	t.Helper()
 	err := p.make(path)
@@ -127,8 +130,8 @@ func wantUntouched(t testing.TB, path, before string) {
 	}
 }
 
-// wantRefused fails unless err says what is wrong: that there is no permission, or with
-// which file something is.
+// wantRefused fails unless err says what is wrong: that there is no permission,
+// or with which file something is.
 func wantRefused(t testing.TB, what string, err error, file string) {
 	t.Helper()
 	shmtest.Outcome(t, "shm", err)
@@ -137,8 +140,8 @@ func wantRefused(t testing.TB, what string, err error, file string) {
 	}
 }
 
-// plantDir returns a directory with a file beside it that links may point to, and a
-// genuine listener in it.
+// plantDir returns a directory with a file beside it that links may point to,
+// and a genuine listener in it.
 func plantDir(t testing.TB) (dir string, check func()) {
 	t.Helper()
 	parent := t.TempDir()
@@ -223,8 +226,8 @@ func TestPlanted(t *testing.T) {
 	t.Logf("figure: planted: %d kinds x {listener's file, socket}, %d calls of Listen and Dial refused, all left as they were", len(plantedFiles)+2, cells)
 }
 
-// TestPlantedLater puts something into the place of a listener's files while it listens.
-// Accept says so, and when it is gone the name is put back.
+// TestPlantedLater puts something into the place of a listener's files while it
+// listens. Accept says so, and when it is gone the name is put back.
 func TestPlantedLater(t *testing.T) {
 	t.Parallel()
 	type place struct {
@@ -285,8 +288,9 @@ func TestPlantedLater(t *testing.T) {
 	t.Logf("figure: planted later: %d of them in the place of a listener's files, Accept said so, connections went on, the name came back", len(places))
 }
 
-// TestPlantedSegments has things at names of connection segments when a name is taken,
-// which is when what was left there is swept away, and when a dialer says such a name.
+// TestPlantedSegments has things at names of connection segments when a name is
+// taken, which is when what was left there is swept away, and when a dialer
+// says such a name.
 func TestPlantedSegments(t *testing.T) {
 	dir, check := plantDir(t)
 	t.Setenv("SHMCONN_DIR", dir)
@@ -326,8 +330,8 @@ func TestPlantedSegments(t *testing.T) {
 	t.Logf("figure: planted at the names of connection segments: %d kinds, each swept past and named by a dialer, all left as they were", len(paths))
 }
 
-// somebodyElse starts a helper as another user, who needs a copy of this binary that
-// he may run.
+// somebodyElse starts a helper as another user, who needs a copy of this binary
+// that he may run.
 func somebodyElse(t *testing.T) func(t *testing.T, s shmtest.Shape) *shmtest.Helper {
 	t.Helper()
 	start := shmtest.OtherUsers(t)
@@ -448,8 +452,9 @@ func TestSomebodyElse(t *testing.T) {
 	})
 }
 
-// TestHardLink has a file of one's own made known by the listener's name, too, as others
-// can do where the kernel lets them: it stays as it is, and the name is taken.
+// TestHardLink has a file of one's own made known by the listener's name, too,
+// as others can do where the kernel lets them: it stays as it is, and the name
+// is taken.
 func TestHardLink(t *testing.T) {
 	dir, check := plantDir(t)
 	own := filepath.Join(dir, "own")
@@ -471,8 +476,9 @@ func TestHardLink(t *testing.T) {
 	check()
 }
 
-// TestPlantedLocks has somebody hold locks on a listener's file, from before it listens. A
-// lock for reading, which all may have who may dial, keeps nobody from listening.
+// TestPlantedLocks has somebody hold locks on a listener's file, from before it
+// listens. A lock for reading, which all may have who may dial, keeps nobody
+// from listening.
 func TestPlantedLocks(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -517,9 +523,10 @@ func TestPlantedLocks(t *testing.T) {
 	}
 }
 
-// caller is a dialer. Its orders are "dial NAME UID", which allows the listener to be that
-// user, or whom a Dialer allows by itself if it is "-", and "exchange N", which writes so many
-// bytes and reads as many, "cred" and "close".
+// caller is a dialer. Its orders are "dial NAME UID", which allows the listener
+// to be that user, or whom a Dialer allows by itself if it is "-", and
+// "exchange N", which writes so many bytes and reads as many, "cred" and
+// "close".
 func caller(s shmtest.Shape, in *bufio.Scanner) {
 	var c *shmconn.Conn
 	for in.Scan() {
@@ -550,8 +557,9 @@ func caller(s shmtest.Shape, in *bufio.Scanner) {
 	}
 }
 
-// TestGroups has processes of several users and groups dial each other's listeners. Who may
-// is let in and served, whatever the privileges of the two; the rest are refused.
+// TestGroups has processes of several users and groups dial each other's
+// listeners. Who may is let in and served, whatever the privileges of the two;
+// the rest are refused.
 func TestGroups(t *testing.T) {
 	const group = 23456
 	type user struct {
@@ -627,9 +635,9 @@ func TestGroups(t *testing.T) {
 		len(listeners), len(callers), served, refused)
 }
 
-// squatter has a socket that it listens on. Its orders are "squat PATH", which replaces what
-// is there, and "got", answered by how many have dialed, and how many bytes and descriptors
-// they have sent.
+// squatter has a socket that it listens on. Its orders are "squat PATH", which
+// replaces what is there, and "got", answered by how many have dialed, and how
+// many bytes and descriptors they have sent.
 func squatter(s shmtest.Shape, in *bufio.Scanner) {
 	type catch struct{ dialers, bytes, descriptors int }
 	got := make(chan catch)
@@ -676,8 +684,9 @@ func squatter(s shmtest.Shape, in *bufio.Scanner) {
 	}
 }
 
-// TestSquatter has another user listen on a name, by the whole of its files or by a socket
-// that he has put into the place of one's own. Nobody talks to him who has not said so.
+// TestSquatter has another user listen on a name, by the whole of its files or
+// by a socket that he has put into the place of one's own. Nobody talks to him
+// who has not said so.
 func TestSquatter(t *testing.T) {
 	start := shmtest.OtherUsers(t)
 	his := syscall.Credential{Uid: shmtest.OtherUser, Gid: shmtest.OtherUser}
@@ -694,7 +703,8 @@ func TestSquatter(t *testing.T) {
 		"AllowUID nobody": {AllowUID: func(uid uint32) bool { return false }},
 	}
 	dials := 0
-	// refused has all dial name. Who trusts the owner of the listener's file gets want.
+	// refused has all dial name. Who trusts the owner of the listener's file
+	// gets want.
 	refused := func(t *testing.T, name, want string) {
 		t.Helper()
 		for who, d := range dialers {

@@ -24,15 +24,15 @@ import (
 	"shmconn/internal/shmtest"
 )
 
-// A server of these tests answers each request, which says where in the pattern it
-// and its answer begin: no other connection's bytes look like that.
+// A server of these tests answers each request, which says where in the pattern
+// it and its answer begin: no other connection's bytes look like that.
 const (
 	requestHeader = 16
 	answerAhead   = 1 << 20 // the answer is of another part of the pattern
 )
 
-// serveRequests serves c until it ends, and says what was wrong with what it has read.
-// It leaves an unread byte now and then, if it is careless.
+// serveRequests serves c until it ends, and says what was wrong with what it
+// has read. It leaves an unread byte now and then, if it is careless.
 func serveRequests(c shmtest.Conn) error {
 	defer c.Close()
 	h := make([]byte, requestHeader)
@@ -233,8 +233,9 @@ func server(t testing.TB, s shmtest.Shape) (h *shmtest.Helper, name string) {
 	return h, name
 }
 
-// TestReused has two processes meet again and again: all but the first connections use
-// the memory of an earlier one, and neither end comes to hold more.
+// TestReused has two processes meet again and again: all but the first
+// connections use the memory of an earlier one, and neither end comes to hold
+// more.
 func TestReused(t *testing.T) {
 	for _, s := range []shmtest.Shape{{Ring: 4096}, {Ring: 65536, Anonymous: true}, {Ring: 4096, DialPoll: shmtest.PollAlways, ListenPoll: shmtest.PollNever}} {
 		t.Run(s.String(), func(t *testing.T) {
@@ -299,8 +300,8 @@ func TestReuseOff(t *testing.T) {
 	}
 }
 
-// TestReuseEnds ends a connection in every way: what is not in order is not used again,
-// and what was said in one is not heard in the next.
+// TestReuseEnds ends a connection in every way: what is not in order is not
+// used again, and what was said in one is not heard in the next.
 func TestReuseEnds(t *testing.T) {
 	s := shmtest.Shape{Ring: 4096}
 	for end := range waysToEnd {
@@ -324,7 +325,8 @@ func TestReuseEnds(t *testing.T) {
 	}
 }
 
-// TestReuseUnread closes an end with bytes unread at either side, on the way or not.
+// TestReuseUnread closes an end with bytes unread at either side, on the way or
+// not.
 func TestReuseUnread(t *testing.T) {
 	s := shmtest.Shape{Ring: 4096}
 	l := s.MustListen(t, shmtest.NewName())
@@ -353,8 +355,8 @@ func TestReuseUnread(t *testing.T) {
 	}
 }
 
-// TestReuseLate has calls on a closed connection go on beside the next ones over the
-// same memory: they find it closed, and disturb nothing.
+// TestReuseLate has calls on a closed connection go on beside the next ones
+// over the same memory: they find it closed, and disturb nothing.
 func TestReuseLate(t *testing.T) {
 	s := shmtest.Shape{Ring: 4096}
 	h, name := server(t, s)
@@ -437,8 +439,8 @@ func TestReuseLate(t *testing.T) {
 	t.Logf("figure: %d connections have used memory again", reused)
 }
 
-// TestReuseDone waits for the end of a peer that closes in order, before and after it
-// has.
+// TestReuseDone waits for the end of a peer that closes in order, before and
+// after it has.
 func TestReuseDone(t *testing.T) {
 	s := shmtest.Shape{Ring: 4096}
 	l := s.MustListen(t, shmtest.NewName())
@@ -466,9 +468,9 @@ func TestReuseDone(t *testing.T) {
 	}
 }
 
-// TestReuseWithdrawn has a listener with room for two spares only and many dialers: it
-// withdraws them all the time, in the very moment that a dialer takes them. Whoever has
-// taken one is served.
+// TestReuseWithdrawn has a listener with room for two spares only and many
+// dialers: it withdraws them all the time, in the very moment that a dialer
+// takes them. Whoever has taken one is served.
 func TestReuseWithdrawn(t *testing.T) {
 	s := shmtest.Shape{Ring: 4096, Spares: 2 * 3 * 4096}
 	h := shmtest.StartHelper(t, "reuseserver", s)
@@ -505,8 +507,8 @@ func TestReuseWithdrawn(t *testing.T) {
 // somebody is the user id of another user.
 const somebody = 12345
 
-// TestReuseUsers has dialers of other users, and other processes of one: none has what
-// another has left.
+// TestReuseUsers has dialers of other users, and other processes of one: none
+// has what another has left.
 func TestReuseUsers(t *testing.T) {
 	start := shmtest.OtherUsers(t)
 	name := shmtest.NewName()
@@ -534,8 +536,8 @@ func TestReuseUsers(t *testing.T) {
 	}
 }
 
-// TestReuseKilled kills a server, or a dialer, at random moments of connections that use
-// memory again: what was read is right, and the other one goes on.
+// TestReuseKilled kills a server, or a dialer, at random moments of connections
+// that use memory again: what was read is right, and the other one goes on.
 func TestReuseKilled(t *testing.T) {
 	var cut, whole, reused int
 	shmtest.InRounds(t, shmtest.Rounds(1600), func(x *shmtest.Round) {
@@ -603,8 +605,8 @@ func TestReuseKilled(t *testing.T) {
 	t.Logf("figure: killed in reuse: %d connections cut short, %d whole, %d over memory of earlier ones", cut, whole, reused)
 }
 
-// TestReuseListenerCloses closes a listener and listens again on its name, while others
-// dial: each dial is refused, reset or served.
+// TestReuseListenerCloses closes a listener and listens again on its name,
+// while others dial: each dial is refused, reset or served.
 func TestReuseListenerCloses(t *testing.T) {
 	s := shmtest.Shape{Ring: 4096}
 	for _, how := range []string{"closes", "is killed"} {
@@ -665,8 +667,8 @@ func TestReuseListenerCloses(t *testing.T) {
 	}
 }
 
-// TestReuseBytes looks at what a later connection can read of an earlier one where the
-// sender lies: nothing is there but what it has written itself.
+// TestReuseBytes looks at what a later connection can read of an earlier one
+// where the sender lies: nothing is there but what it has written itself.
 func TestReuseStaleBytes(t *testing.T) {
 	s := shmtest.Shape{Ring: 4096}
 	l := s.MustListen(t, shmtest.NewName())
@@ -693,8 +695,8 @@ func TestReuseStaleBytes(t *testing.T) {
 	}
 }
 
-// TestReuseUnflushed has each end close while bytes are Put and not flushed: nobody
-// reads them, over the next connection neither.
+// TestReuseUnflushed has each end close while bytes are Put and not flushed:
+// nobody reads them, over the next connection neither.
 func TestReuseUnflushed(t *testing.T) {
 	l, err := (&shmconn.ListenConfig{RingSize: 4096}).Listen(shmtest.NewName())
 	if err != nil {

@@ -34,16 +34,18 @@ import (
 	"shmconn/internal/shmtest"
 )
 
-// The campaign lets strace(1) answer system calls of one process with errors. That
-// process, a helper, dials or listens, and goes through all that moves bytes. The other
-// end is the test, which no error is injected into.
+// The campaign lets strace(1) answer system calls of one process with errors.
+// That process, a helper, dials or listens, and goes through all that moves
+// bytes. The other end is the test, which no error is injected into.
 //
-// strace attaches to the helper right before its first call of the library, and leaves it
-// right after the last: so what the Go runtime does at the start of a process, and what
-// the helper does to look for leaks, is not touched. strace counts for each thread by
-// itself: when=3 is the third such call of each thread.
+// strace attaches to the helper right before its first call of the library, and
+// leaves it right after the last: so what the Go runtime does at the start of a
+// process, and what the helper does to look for leaks, is not touched. strace
+// counts for each thread by itself: when=3 is the third such call of each
+// thread.
 
-// injectOnly picks injections by a part of what a failure of the campaign prints.
+// injectOnly picks injections by a part of what a failure of the campaign
+// prints.
 var injectOnly = flag.String("inject", "", "of the injected errors only those whose name has this in it")
 
 // injectErrors are the errors that are injected into each call.
@@ -70,15 +72,15 @@ func init() {
 		}
 	}
 	if os.Getenv(shmtest.RoleEnv) == "injected" {
-		// No thread is to be in a read of standard input when strace attaches: the read would
-		// begin again, and be taken for the library's.
+		// No thread is to be in a read of standard input when strace attaches:
+		// the read would begin again, and be taken for the library's.
 		syscall.SetNonblock(0, true)
 		blockingStdin, os.Stdin = os.Stdin, os.NewFile(0, "stdin")
 	}
 }
 
-// runtimes reports whether a call, as strace writes it, is the Go runtime's own although
-// the library makes calls of the name, too.
+// runtimes reports whether a call, as strace writes it, is the Go runtime's own
+// although the library makes calls of the name, too.
 func runtimes(line string) bool {
 	return strings.Contains(line, "MAP_ANONYMOUS") || strings.Contains(line, "<anon_inode:[eventfd]>") ||
 		strings.Contains(line, " pread64(") && strings.Contains(line, "</sys/fs/cgroup/") // for GOMAXPROCS
@@ -88,9 +90,9 @@ const (
 	injectBytes = 40 << 10 // that each of four calls moves
 	injectRing  = 16 << 10
 
-	injectPatience = 6 * time.Second // the deadline of the helper's calls
-	peerPatience   = 9 * time.Second // of the test's
-	injectHang     = 30 * time.Second
+	injectTimeout = 6 * time.Second // the deadline of the helper's calls
+	peerTimeout   = 9 * time.Second // of the test's
+	injectHang    = 30 * time.Second
 )
 
 // The states of an injected helper, in KillStats.Serial.
@@ -113,7 +115,8 @@ type injectResult struct {
 	Left    string   // what is left of the connection
 }
 
-// injected is the helper. Its order says whether it dials or listens, and the name.
+// injected is the helper. Its order says whether it dials or listens, and the
+// name.
 func injected(s shmtest.Shape, in *bufio.Scanner) {
 	unix.Prctl(unix.PR_SET_PTRACER, unix.PR_SET_PTRACER_ANY, 0, 0, 0)
 	b, err := shmtest.MapKillStats(os.Getenv(shmtest.KillStatsEnv))
@@ -193,8 +196,8 @@ func (r *injectResult) step(what string, err error) bool {
 	return err == nil
 }
 
-// expired reports whether a deadline is why a call failed. Timeout would not tell: it is
-// true of EAGAIN, too.
+// expired reports whether a deadline is why a call failed. Timeout would not
+// tell: it is true of EAGAIN, too.
 func expired(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 }
@@ -208,7 +211,7 @@ func (r *injectResult) run(y *shmtest.KillStats, s shmtest.Shape, how, name stri
 			return
 		}
 		defer func() { r.step("Listener.Close", l.Close()) }()
-		l.SetDeadline(time.Now().Add(injectPatience))
+		l.SetDeadline(time.Now().Add(injectTimeout))
 		var accepted atomic.Bool
 		defer accepted.Store(true)
 		go func() { // the only dialer may have been refused
@@ -245,14 +248,14 @@ func (r *injectResult) run(y *shmtest.KillStats, s shmtest.Shape, how, name stri
 			time.Sleep(5 * time.Millisecond) // as net/http does
 		}
 	} else {
-		dialed, err := s.DialContext(context.Background(), name, injectPatience)
+		dialed, err := s.DialContext(context.Background(), name, injectTimeout)
 		if !r.step("Dial", err) {
 			return
 		}
 		c = dialed.(*shmconn.Conn)
 	}
 	defer func() { r.step("Close", c.Close()) }()
-	c.SetDeadline(time.Now().Add(injectPatience))
+	c.SetDeadline(time.Now().Add(injectTimeout))
 	n, err := c.Write(shmtest.Pattern(0, injectBytes))
 	r.Wrote += n
 	if !r.step("Write", err) {
@@ -292,7 +295,7 @@ type injectPeer struct {
 func (p *injectPeer) serve(c *shmconn.Conn) {
 	defer c.Close()
 	p.connected = true
-	c.SetDeadline(time.Now().Add(peerPatience))
+	c.SetDeadline(time.Now().Add(peerTimeout))
 	var first, second = make(chan struct{}), make(chan struct{})
 	var total int
 	done := make(chan struct{})
@@ -517,7 +520,7 @@ func (j injection) run(dir string) (v verdict, err error) {
 	}
 	y.Serial.Store(injectGo)
 
-	hang, late := time.After(injectHang), time.After(injectPatience+time.Second)
+	hang, late := time.After(injectHang), time.After(injectTimeout+time.Second)
 	crashed, hung := false, false
 	dialing := j.role == "listen"
 	for y.Serial.Load() != injectDone {
@@ -526,7 +529,7 @@ func (j injection) run(dir string) (v verdict, err error) {
 			go func() {
 				defer close(peerDone)
 				defer y.Wrong.Store(1)
-				d := &shmconn.Dialer{BusyPoll: j.shape.DialPoll, Timeout: peerPatience, SpareBytes: j.shape.Spares}
+				d := &shmconn.Dialer{BusyPoll: j.shape.DialPoll, Timeout: peerTimeout, SpareBytes: j.shape.Spares}
 				c, err := d.Dial(name)
 				if err == nil {
 					peer.serve(c)
@@ -580,9 +583,9 @@ func (j injection) run(dir string) (v verdict, err error) {
 
 	// The other end is told by now, or soon. It may not have been accepted at all.
 	y.Serial.Store(injectTell)
-	patience := injectHang
+	limit := injectHang
 	if own { // a timer may wait for an eventfd for ever
-		patience = 4 * time.Second
+		limit = 4 * time.Second
 	}
 	var r injectResult
 	select {
@@ -590,7 +593,7 @@ func (j injection) run(dir string) (v verdict, err error) {
 		if err := json.Unmarshal([]byte(line), &r); err != nil {
 			return v, err
 		}
-	case <-time.After(patience):
+	case <-time.After(limit):
 		h.Process.Signal(syscall.SIGQUIT)
 		<-ended
 		v.why = "no report: " + said.String()
@@ -651,16 +654,17 @@ func (j injection) judge(r *injectResult, p *injectPeer, v verdict, names []stri
 	return "success", ""
 }
 
-// waits reports whether the error says that the call cannot be done yet, so that to wait
-// until the deadline is right. The kernel never says so of what it has just called ready,
-// and of a pipe that is not full; strace does.
+// waits reports whether the error says that the call cannot be done yet, so
+// that to wait until the deadline is right. The kernel never says so of what it
+// has just called ready, and of a pipe that is not full; strace does.
 func (j injection) waits() bool {
 	return j.error == "EAGAIN" && slices.Contains([]string{"read", "write", "recvmsg", "sendmsg", "accept4", "connect"}, j.call)
 }
 
-// keeps reports whether a name may be left because of what the call has said. Where the
-// kernel does not remove a name, or does not say which file has it, it stays: it could be
-// somebody else's. So does the page of a listener that could not be locked.
+// keeps reports whether a name may be left because of what the call has said.
+// Where the kernel does not remove a name, or does not say which file has it,
+// it stays: it could be somebody else's. So does the page of a listener that
+// could not be locked.
 func (j injection) keeps(name string) bool {
 	switch j.call {
 	case "unlinkat", "fstat", "newfstatat":
@@ -692,13 +696,15 @@ var injectScenes = []injection{
 	{role: "listen", shape: shmtest.Shape{Ring: injectRing, Spares: -1}.Poll(shmtest.PollAlways)},
 }
 
-// pollingCalls are those that an end that never parks makes in another way than one that does.
+// pollingCalls are those that an end that never parks makes in another way than
+// one that does.
 var pollingCalls = []string{"poll", "ppoll", "read", "write", "membarrier"}
 
-// TestInjected answers each system call of Dial, Listen, Accept, Read, Write, ReadFrom,
-// WriteTo and Close with each error, once and from then on. What comes of it is an error
-// or success: no call goes on beyond its deadline, nothing crashes, nothing is left, and
-// what either end says that it wrote the other one has read.
+// TestInjected answers each system call of Dial, Listen, Accept, Read, Write,
+// ReadFrom, WriteTo and Close with each error, once and from then on. What
+// comes of it is an error or success: no call goes on beyond its deadline,
+// nothing crashes, nothing is left, and what either end says that it wrote the
+// other one has read.
 func TestInjected(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("not tried: strace is not installed")

@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package scarce has descriptors, memory, room in the directory and system calls
-// fail: all that is scarce comes back as an error that says so, nothing leaks, and
-// whoever waits is served once there is enough.
+// Package scarce has descriptors, memory, room in the directory and system
+// calls fail: all that is scarce comes back as an error that says so, nothing
+// leaks, and whoever waits is served once there is enough.
 package scarce
 
 import (

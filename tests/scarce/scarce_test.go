@@ -28,12 +28,13 @@ import (
 	"shmconn/internal/shmtest"
 )
 
-// poor is a process that runs out of descriptors. Its orders are listen NAME, unlisten,
-// fill N (which leaves N descriptors), free, count (of descriptors), accept, temporary (the
-// same, but wants a temporary error), dial NAME, echo (of 8 bytes), read (all), close; and
-// serve N, which accepts so many connections in the background as servers do, failed, which
-// waits until it has failed to, and served, which waits for all and tells how often it has
-// failed, and the first 8 bytes of each.
+// poor is a process that runs out of descriptors. Its orders are listen NAME,
+// unlisten, fill N (which leaves N descriptors), free, count (of descriptors),
+// accept, temporary (the same, but wants a temporary error), dial NAME, echo
+// (of 8 bytes), read (all), close; and serve N, which accepts so many
+// connections in the background as servers do, failed, which waits until it has
+// failed to, and served, which waits for all and tells how often it has failed,
+// and the first 8 bytes of each.
 func poor(s shmtest.Shape, in *bufio.Scanner) {
 	var l *shmconn.Listener
 	var c net.Conn
@@ -136,8 +137,9 @@ func poor(s shmtest.Shape, in *bufio.Scanner) {
 	}
 }
 
-// serveAll accepts n connections, and tries again a little later after each error that is
-// temporary, as net/http does. It returns how many those were and what was read first.
+// serveAll accepts n connections, and tries again a little later after each
+// error that is temporary, as net/http does. It returns how many those were and
+// what was read first.
 func serveAll(l *shmconn.Listener, n int, failed chan<- bool) string {
 	var got []string
 	failures := 0
@@ -163,9 +165,9 @@ func serveAll(l *shmconn.Listener, n int, failed chan<- bool) string {
 	return fmt.Sprint(failures, " ", strings.Join(got, " "))
 }
 
-// TestOutOfDescriptors dials a listener whose process has no descriptors left, or
-// too few. Accept says so; the dialer keeps its place and is served when there are
-// some again.
+// TestOutOfDescriptors dials a listener whose process has no descriptors left,
+// or too few. Accept says so; the dialer keeps its place and is served when
+// there are some again.
 func TestOutOfDescriptors(t *testing.T) {
 	for _, anonymous := range []bool{false, true} {
 		for left := range 6 {
@@ -206,8 +208,8 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 }
 
-// TestShortOfDescriptors has all that needs descriptors run out of them after each number,
-// and recover when there are some again.
+// TestShortOfDescriptors has all that needs descriptors run out of them after
+// each number, and recover when there are some again.
 func TestShortOfDescriptors(t *testing.T) {
 	var figures []string
 	for _, s := range []shmtest.Shape{{Ring: 4096, Spares: -1}, {Ring: 4096, Anonymous: true, Spares: -1}} {
@@ -215,8 +217,8 @@ func TestShortOfDescriptors(t *testing.T) {
 		files := func() (names []string) {
 			return shmtest.ListDir(os.Getenv("SHMCONN_DIR"))
 		}
-		// needs tries an order with ever more descriptors left and returns with how many it
-		// succeeds. Before, it leaves nothing.
+		// needs tries an order with ever more descriptors left and returns with
+		// how many it succeeds. Before, it leaves nothing.
 		needs := func(t *testing.T, h *shmtest.Helper, order string, undo string) (n int) {
 			t.Helper()
 			h.Do(order) // what the process needs once, it has now
@@ -313,8 +315,8 @@ func TestShortOfDescriptors(t *testing.T) {
 	t.Logf("figure: out of descriptors: %s", strings.Join(figures, "; "))
 }
 
-// TestRestoreWithoutDescriptors removes a listener's socket while its process has
-// too few descriptors to put it back: it is put back later.
+// TestRestoreWithoutDescriptors removes a listener's socket while its process
+// has too few descriptors to put it back: it is put back later.
 func TestRestoreWithoutDescriptors(t *testing.T) {
 	for left := range 4 {
 		t.Run(fmt.Sprintf("left=%d", left), func(t *testing.T) {
@@ -350,9 +352,9 @@ func TestRestoreWithoutDescriptors(t *testing.T) {
 	}
 }
 
-// TestFullDirectory listens and dials in a directory without room for bytes, or for names,
-// or with some now and then. Either it says so and leaves nothing, or the connection has
-// all its memory for good.
+// TestFullDirectory listens and dials in a directory without room for bytes, or
+// for names, or with some now and then. Either it says so and leaves nothing,
+// or the connection has all its memory for good.
 func TestFullDirectory(t *testing.T) {
 	shmtest.HoldStill() // earlier tests' spares go while this one counts
 	const size = 16 << 10
@@ -362,8 +364,8 @@ func TestFullDirectory(t *testing.T) {
 	left := func(v *shmtest.Volume) []string {
 		return slices.DeleteFunc(shmtest.ListDir(v.Dir), func(name string) bool { return !strings.HasPrefix(name, "shmconn.") })
 	}
-	// full has both ends write all that there is room for and read it, which is when
-	// memory that is not there would be a fault.
+	// full has both ends write all that there is room for and read it, which is
+	// when memory that is not there would be a fault.
 	full := func(t *testing.T, a, b *shmconn.Conn) {
 		t.Helper()
 		for _, ends := range [][2]*shmconn.Conn{{a, b}, {b, a}} {
@@ -375,7 +377,8 @@ func TestFullDirectory(t *testing.T) {
 			shmtest.CheckPattern(t, got, 0)
 		}
 	}
-	// nothing fails unless there are as many descriptors, mappings and names as before.
+	// nothing fails unless there are as many descriptors, mappings and names as
+	// before.
 	nothing := func(t *testing.T, v *shmtest.Volume) (check func(what string)) {
 		fds, maps, names := shmtest.OpenDescriptors(), len(shmtest.Mappings()), left(v)
 		return func(what string) {
@@ -523,8 +526,8 @@ func TestFullDirectory(t *testing.T) {
 	t.Logf("figure: directory full: %d calls with ENOSPC, which left no name, descriptor or mapping; %d connections made beside them had all their memory", refused, served)
 }
 
-// TestFullDirectoryLater removes a listener's files where there is no room to put them
-// back: Accept says so, and they come back when there is.
+// TestFullDirectoryLater removes a listener's files where there is no room to
+// put them back: Accept says so, and they come back when there is.
 func TestFullDirectoryLater(t *testing.T) {
 	t.Parallel()
 	v := shmtest.NewVolume(t, "size=1m")
@@ -547,9 +550,9 @@ func TestFullDirectoryLater(t *testing.T) {
 	c.Close()
 }
 
-// manyDialers is many dialers who say something and go. With few descriptors, few can be on
-// their way, unless it is root's. Its orders are "until NAME", which dials until that takes
-// long, and "more NAME N".
+// manyDialers is many dialers who say something and go. With few descriptors,
+// few can be on their way, unless it is root's. Its orders are "until NAME",
+// which dials until that takes long, and "more NAME N".
 func manyDialers(s shmtest.Shape, in *bufio.Scanner) {
 	limit := syscall.Rlimit{Cur: 64, Max: 64}
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
@@ -589,8 +592,8 @@ func manyDialers(s shmtest.Shape, in *bufio.Scanner) {
 // descriptors on their way by user.
 const sender = shmtest.OtherUser + 1
 
-// TestOnTheWay has a user dial who may have no more descriptors on their way: that is as
-// with a backlog that is full, and all are served in the end.
+// TestOnTheWay has a user dial who may have no more descriptors on their way:
+// that is as with a backlog that is full, and all are served in the end.
 func TestOnTheWay(t *testing.T) {
 	start := shmtest.OtherUsers(t)
 	for _, s := range []shmtest.Shape{{Ring: 4096, Spares: -1}, {Ring: 4096, Anonymous: true, Spares: -1}} {
@@ -621,8 +624,8 @@ func TestOnTheWay(t *testing.T) {
 	}
 }
 
-// TestDeadWithoutRoom dials a listener that was killed: that nobody listens is said first, and
-// nothing is made before that is known.
+// TestDeadWithoutRoom dials a listener that was killed: that nobody listens is
+// said first, and nothing is made before that is known.
 func TestDeadWithoutRoom(t *testing.T) {
 	dir := shmtest.MountSmall(t, "size=1m")
 	name := dir + "/" + shmtest.NewName()
@@ -726,8 +729,8 @@ func TestNoRoom(t *testing.T) {
 	c.Close()
 }
 
-// narrow serves HTTP, and can be short of addresses. Its orders are "serve NAME",
-// "narrow", "wide" and "ended", answered by whether Serve has.
+// narrow serves HTTP, and can be short of addresses. Its orders are "serve
+// NAME", "narrow", "wide" and "ended", answered by whether Serve has.
 func narrow(s shmtest.Shape, in *bufio.Scanner) {
 	ended := make(chan error, 1)
 	short := make(chan error, 1)
@@ -746,7 +749,8 @@ func narrow(s shmtest.Shape, in *bufio.Scanner) {
 		case "narrow":
 			b, _ := os.ReadFile("/proc/self/statm")
 			pages, _ := strconv.ParseUint(strings.Fields(string(b))[0], 10, 64)
-			// Less than the four rings that a connection maps; the runtime may want a thread.
+			// Less than the four rings that a connection maps; the runtime may
+			// want a thread.
 			limit.Cur = pages*uint64(os.Getpagesize()) + 3*uint64(s.Ring)
 			err = unix.Setrlimit(unix.RLIMIT_AS, &limit)
 		case "wide":
@@ -788,8 +792,8 @@ func (w acceptErrors) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// TestNoAddresses has an HTTP server be short of addresses for a connection: it goes on, and
-// serves the dialer once there are some.
+// TestNoAddresses has an HTTP server be short of addresses for a connection: it
+// goes on, and serves the dialer once there are some.
 func TestNoAddresses(t *testing.T) {
 	s := shmtest.Shape{Ring: 16 << 20}
 	h := shmtest.StartHelper(t, "narrow", s)

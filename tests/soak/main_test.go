@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package soak does one thing very often, and counts: messages, closes in the very
-// moment of a Write, dials, connections open at once. Each test ends with a line
-// "figure:".
+// Package soak does one thing very often, and counts: messages, closes in the
+// very moment of a Write, dials, connections open at once. Each test ends with
+// a line "figure:".
 package soak
 
 import (

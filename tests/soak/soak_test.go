@@ -57,9 +57,9 @@ type closeCounts struct {
 	Fault string // what went wrong, if anything
 }
 
-// writeAndClose writes until shut, which is Close or CloseWrite, comes in between from
-// another goroutine, or calls shut itself right after its last byte. refused is what a
-// Write returns after it.
+// writeAndClose writes until shut, which is Close or CloseWrite, comes in
+// between from another goroutine, or calls shut itself right after its last
+// byte. refused is what a Write returns after it.
 func (y *closeCounts) writeAndClose(c *shmconn.Conn, r *rand.Rand, shut func() error, refused string) {
 	race := r.IntN(2) == 0
 	writes := r.IntN(16)
@@ -125,8 +125,8 @@ func (y *closeCounts) readToEnd(c *shmconn.Conn, r *rand.Rand) {
 	}
 }
 
-// firstToClose is the end that writes first, and closes that half; secondToClose
-// then writes and closes all.
+// firstToClose is the end that writes first, and closes that half;
+// secondToClose then writes and closes all.
 func firstToClose(c *shmconn.Conn, r *rand.Rand) (y closeCounts) {
 	y.writeAndClose(c, r, c.CloseWrite, "write EPIPE")
 	y.readToEnd(c, r)
@@ -206,8 +206,9 @@ func (z *closeSum) plus(y closeSum) {
 	z.met += y.met
 }
 
-// TestCloseInWrite closes, and half closes, in the very moment of a Write and right after
-// the last byte: what Writes have said that they took is read, all of it and no more.
+// TestCloseInWrite closes, and half closes, in the very moment of a Write and
+// right after the last byte: what Writes have said that they took is read, all
+// of it and no more.
 func TestCloseInWrite(t *testing.T) {
 	shapes := []shmtest.Shape{
 		{Ring: 4096, Anonymous: true},
@@ -292,7 +293,8 @@ func closeInWriteAcross(t *testing.T, s shmtest.Shape, rounds int) (sum closeSum
 	return sum
 }
 
-// A message is its header and a piece of the tape. Both ends know what the n-th is.
+// A message is its header and a piece of the tape. Both ends know what the n-th
+// is.
 //
 //	offset  size  field
 //	     0     4  size of the piece
@@ -309,8 +311,8 @@ func checksum(number uint64, piece []byte) uint32 {
 	return crc32.Update(uint32(number^number>>32), castagnoli, piece)
 }
 
-// messagePiece returns what the message of that number says: mostly less than 2 KiB, and
-// more than fits into a small ring now and then.
+// messagePiece returns what the message of that number says: mostly less than 2
+// KiB, and more than fits into a small ring now and then.
 func messagePiece(number uint64) []byte {
 	x := number + 1
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
@@ -478,8 +480,8 @@ func (s *sender) bufio() error {
 	return s.buffered.Flush()
 }
 
-// A receiver takes messages, by all ways there are, and checks that they are those from
-// next on.
+// A receiver takes messages, by all ways there are, and checks that they are
+// those from next on.
 type receiver struct {
 	c        *shmconn.Conn
 	r        *rand.Rand
@@ -519,7 +521,8 @@ func (v *receiver) Write(b []byte) (int, error) {
 	}
 }
 
-// messageSize returns the size of the message that b begins with, or of its header.
+// messageSize returns the size of the message that b begins with, or of its
+// header.
 func messageSize(b []byte) int {
 	if len(b) < messageHead {
 		return messageHead
@@ -546,7 +549,8 @@ func (v *receiver) check(b []byte) error {
 	return nil
 }
 
-// receive takes messages to the end of the stream, and checks that it is behind number end.
+// receive takes messages to the end of the stream, and checks that it is behind
+// number end.
 func (v *receiver) receive(end uint64) error {
 	ways := [...]func() error{v.read, v.tryRead, v.peek, v.discardLess, v.bufio, v.writeTo, v.writeToFile}
 	for {
@@ -629,7 +633,8 @@ func (v *receiver) discardLess() error {
 	return err
 }
 
-// bufio takes something through a bufio.Reader, and all that this has in the end.
+// bufio takes something through a bufio.Reader, and all that this has in the
+// end.
 func (v *receiver) bufio() error {
 	n, err := io.ReadAtLeast(v.buffered, v.buf[:v.size()], 1)
 	if err = v.took(v.buf[:n], err); err != nil {
@@ -643,7 +648,8 @@ func (v *receiver) bufio() error {
 	return err
 }
 
-// An eager writer takes a little more than left bytes, and then says that it is enough.
+// An eager writer takes a little more than left bytes, and then says that it is
+// enough.
 type eager struct {
 	*receiver
 	left int
@@ -741,8 +747,8 @@ func exchanger(s shmtest.Shape, in *bufio.Scanner) {
 	in.Scan()
 }
 
-// TestMessages sends messages of random size between two processes, in both directions at
-// once, by all calls that read and write at random.
+// TestMessages sends messages of random size between two processes, in both
+// directions at once, by all calls that read and write at random.
 func TestMessages(t *testing.T) {
 	total := cmp.Or(*messages, soakCount(1_000_000, 1_000_000_000))
 	shapes := []shmtest.Shape{
@@ -889,9 +895,9 @@ func manyConns(s shmtest.Shape, in *bufio.Scanner) {
 	}
 }
 
-// cycle makes a connection, exchanges a byte, and closes: after the other end has or
-// before, as it comes, and now and then with a call under way, a deadline set, or both
-// halves closed already.
+// cycle makes a connection, exchanges a byte, and closes: after the other end
+// has or before, as it comes, and now and then with a call under way, a
+// deadline set, or both halves closed already.
 func cycle(connect func() (net.Conn, error), i int, first bool) error {
 	x, err := connect()
 	if err != nil {
@@ -936,9 +942,10 @@ func cycle(connect func() (net.Conn, error), i int, first bool) error {
 	return nil
 }
 
-// growth are the most that a process may use more after many connections than after
-// some: nothing, but for what the runtime has for itself, which does not depend on how
-// many. A thread more, say, is 8 MiB of addresses for its stack and 64 MiB for malloc's.
+// growth are the most that a process may use more after many connections than
+// after some: nothing, but for what the runtime has for itself, which does not
+// depend on how many. A thread more, say, is 8 MiB of addresses for its stack
+// and 64 MiB for malloc's.
 var growth = usage{Mappings: 40, Resident: 8 << 10, Virtual: 1 << 20}
 
 // wantNoGrowth compares what is in use with what was, once it has settled.
@@ -978,8 +985,8 @@ func usageOf(h *shmtest.Helper) (u usage) {
 	return u
 }
 
-// TestCycles makes and closes connections, one after the other: neither end uses more
-// in the end than it did after the first of them.
+// TestCycles makes and closes connections, one after the other: neither end
+// uses more in the end than it did after the first of them.
 func TestCycles(t *testing.T) {
 	count := soakCount(4_000, 20_000)
 	shapes := []shmtest.Shape{
@@ -1022,8 +1029,8 @@ func TestCycles(t *testing.T) {
 		count, len(shapes), time.Since(start).Seconds()*1e3/float64(count*len(shapes)), most)
 }
 
-// raiseDescriptors lets this process, and those that it starts, have n descriptors. It
-// skips the test where the system does not.
+// raiseDescriptors lets this process, and those that it starts, have n
+// descriptors. It skips the test where the system does not.
 func raiseDescriptors(t *testing.T, n int) {
 	t.Helper()
 	var limit syscall.Rlimit
@@ -1107,8 +1114,9 @@ func (h *conns) close() {
 	h.Do("close")
 }
 
-// TestManyOpen has 2,000 connections between two processes open at once. Each takes the
-// descriptors and mappings that the README says, no goroutine, and once closed nothing.
+// TestManyOpen has 2,000 connections between two processes open at once. Each
+// takes the descriptors and mappings that the README says, no goroutine, and
+// once closed nothing.
 func TestManyOpen(t *testing.T) {
 	const count = 2_000
 	raiseDescriptors(t, 3*count+200)
@@ -1140,8 +1148,8 @@ func TestManyOpen(t *testing.T) {
 		count, len(shapes), each, most)
 }
 
-// wantEach checks what count connections use more than none: each some descriptors and
-// three mappings, and no goroutine.
+// wantEach checks what count connections use more than none: each some
+// descriptors and three mappings, and no goroutine.
 func wantEach(t *testing.T, who string, count, descriptors int, before usage, now func() usage) (open usage) {
 	t.Helper()
 	want := usage{Descriptors: before.Descriptors + count*descriptors, Goroutines: before.Goroutines, Segments: before.Segments + 3*count}

@@ -90,7 +90,8 @@ func TestTruncatedWaiting(t *testing.T) {
 	}
 }
 
-// TestTruncatedRings leaves the header and takes the rings, or a part of them, away.
+// TestTruncatedRings leaves the header and takes the rings, or a part of them,
+// away.
 func TestTruncatedRings(t *testing.T) {
 	page := os.Getpagesize()
 	const size = 16 << 10
@@ -174,8 +175,8 @@ func TestTruncatedRings(t *testing.T) {
 	}
 }
 
-// TestTruncatedAndBack truncates the segment and makes it as long as it was: all
-// that is in it is zero.
+// TestTruncatedAndBack truncates the segment and makes it as long as it was:
+// all that is in it is zero.
 func TestTruncatedAndBack(t *testing.T) {
 	const size = 4096
 	p, c := shmtest.RawPair(t, shmtest.Shape{Ring: size})
@@ -192,9 +193,9 @@ func TestTruncatedAndBack(t *testing.T) {
 	}
 }
 
-// TestTruncatedBeside truncates the segment of one of several connections that one
-// goroutine polls for. It is this one's Read that fails, whoever looks, and the
-// others go on.
+// TestTruncatedBeside truncates the segment of one of several connections that
+// one goroutine polls for. It is this one's Read that fails, whoever looks, and
+// the others go on.
 func TestTruncatedBeside(t *testing.T) {
 	const others = 3
 	for _, procs := range []int{1, 2, 4} {
@@ -287,8 +288,8 @@ func TestTruncatedSent(t *testing.T) {
 	shmtest.WantServed(t, s, l)
 }
 
-// TestForeignFault faults in memory that is not the connection's: that is not for
-// Guard to take.
+// TestForeignFault faults in memory that is not the connection's: that is not
+// for Guard to take.
 func TestForeignFault(t *testing.T) {
 	p, c := shmtest.RawPair(t, shmtest.Shape{Ring: 4096})
 	f := shmtest.TempFile(t, make([]byte, os.Getpagesize()))
@@ -316,8 +317,9 @@ func TestForeignFault(t *testing.T) {
 	shmtest.MustWrite(t, c, []byte("x"))
 }
 
-// A cut takes memory away that somebody has mapped. A hole is made where there is no
-// room for what was in it: elsewhere the next access would fill it with zeros.
+// A cut takes memory away that somebody has mapped. A hole is made where there
+// is no room for what was in it: elsewhere the next access would fill it with
+// zeros.
 type cut struct {
 	name     string
 	punch    bool
@@ -339,8 +341,8 @@ func atRings(int) int64 { return int64(os.Getpagesize()) }
 
 func atEnd(ring int) int64 { return atRings(ring) + 2*int64(ring) }
 
-// place returns the directory for segments that are to be cut, and the volume that it is
-// if there has to be one.
+// place returns the directory for segments that are to be cut, and the volume
+// that it is if there has to be one.
 func (k cut) place(t testing.TB) (dir string, v *shmtest.Volume) {
 	t.Helper()
 	if !k.punch {
@@ -350,7 +352,8 @@ func (k cut) place(t testing.TB) (dir string, v *shmtest.Volume) {
 	return v.Dir, v
 }
 
-// do cuts. A user who is quick can get a hole filled again before the room is taken.
+// do cuts. A user who is quick can get a hole filled again before the room is
+// taken.
 func (k cut) do(t testing.TB, v *shmtest.Volume, seg *os.File, ring int) {
 	t.Helper()
 	from, to := k.from(ring), k.to(ring)
@@ -367,8 +370,9 @@ func (k cut) do(t testing.TB, v *shmtest.Volume, seg *os.File, ring int) {
 	v.Take(0)
 }
 
-// errorAddr returns the address in the *net.OpError that is next to the *CorruptError in
-// err: where the damage is said to be. It is empty if there is no damage.
+// errorAddr returns the address in the *net.OpError that is next to the
+// *CorruptError in err: where the damage is said to be. It is empty if there is
+// no damage.
 func errorAddr(err error) (addr string) {
 	for {
 		op, ok := errors.AsType[*net.OpError](err)
@@ -386,7 +390,8 @@ func errorAddr(err error) (addr string) {
 	return addr
 }
 
-// wantDamaged fails unless err says that c is damaged, in an error as they all are.
+// wantDamaged fails unless err says that c is damaged, in an error as they all
+// are.
 func wantDamaged(t testing.TB, what string, err error, c *shmconn.Conn) {
 	t.Helper()
 	if errorAddr(err) != c.RemoteAddr().String() {
@@ -394,7 +399,8 @@ func wantDamaged(t testing.TB, what string, err error, c *shmconn.Conn) {
 	}
 }
 
-// wantFatal fails unless faults that nobody expects end the process, as they do at first.
+// wantFatal fails unless faults that nobody expects end the process, as they do
+// at first.
 func wantFatal(t testing.TB, after string) {
 	t.Helper()
 	if debug.SetPanicOnFault(false) {
@@ -402,7 +408,8 @@ func wantFatal(t testing.TB, after string) {
 	}
 }
 
-// cutCalls are the calls that can find out. Those that cannot fail say what they may return.
+// cutCalls are the calls that can find out. Those that cannot fail say what
+// they may return.
 var cutCalls = []struct {
 	name  string
 	never bool // it does not fail
@@ -473,8 +480,9 @@ func withinRing(n int, c *shmconn.Conn) error {
 	return nil
 }
 
-// TestCut takes the memory of a connection away between two calls. Whichever call comes
-// upon it says so, or does what it does without, and no other connection is harmed.
+// TestCut takes the memory of a connection away between two calls. Whichever
+// call comes upon it says so, or does what it does without, and no other
+// connection is harmed.
 func TestCut(t *testing.T) {
 	const size = 16 << 10
 	cells, found := 0, 0
@@ -533,9 +541,9 @@ func TestCut(t *testing.T) {
 	t.Logf("figure: segment cut between calls: %d cells (call x cut x end), %d found with a CorruptError of that connection, 0 elsewhere", cells, found)
 }
 
-// A copying reads from a connection that is cut meanwhile, or writes to it. good is a
-// connection that has a part in some of them: what is written to it is read, and if
-// not from is set there is always something to read.
+// A copying reads from a connection that is cut meanwhile, or writes to it.
+// good is a connection that has a part in some of them: what is written to it
+// is read, and if not from is set there is always something to read.
 type copying struct {
 	name string
 	from bool // bad is read from
@@ -658,7 +666,8 @@ func copied(w io.Writer, r io.Reader) error {
 	return err
 }
 
-// endlessFile returns a file that is longer than anybody reads, with nothing in it.
+// endlessFile returns a file that is longer than anybody reads, with nothing in
+// it.
 func endlessFile(t testing.TB) *os.File {
 	f := shmtest.TempFile(t, nil)
 	if err := f.Truncate(1 << 40); err != nil {
@@ -667,8 +676,9 @@ func endlessFile(t testing.TB) *os.File {
 	return f
 }
 
-// TestCutWhileCopying cuts a connection under an io.Copy that is under way. It ends with
-// an error that names the one that was cut, and the other one goes on.
+// TestCutWhileCopying cuts a connection under an io.Copy that is under way. It
+// ends with an error that names the one that was cut, and the other one goes
+// on.
 func TestCutWhileCopying(t *testing.T) {
 	rounds := 3
 	if *shmtest.Long {
@@ -707,8 +717,8 @@ func TestCutWhileCopying(t *testing.T) {
 		len(took), len(copyings), len(cuts), took[len(took)/2].Round(time.Microsecond), took[len(took)-1].Round(time.Microsecond))
 }
 
-// cutWhileCopying cuts once so many bytes have gone through, and returns how long after
-// the cut the copy ended.
+// cutWhileCopying cuts once so many bytes have gone through, and returns how
+// long after the cut the copy ended.
 func cutWhileCopying(t *testing.T, k cut, how copying, s shmtest.Shape, after int64) time.Duration {
 	dir, v := k.place(t)
 	bad, peer, seg := shmtest.SegmentIn(t, dir, s)
@@ -964,8 +974,9 @@ func TestCutInGuard(t *testing.T) {
 	t.Logf("figure: segment cut in Guard: %d cells, foreign faults, nil pointers and panics came through, the other connection sound", n)
 }
 
-// TestCutAnonymous tries to cut sealed memory, at both ends: the kernel does not let it
-// be truncated. To punch it makes zeros, which is damage, not a fault.
+// TestCutAnonymous tries to cut sealed memory, at both ends: the kernel does
+// not let it be truncated. To punch it makes zeros, which is damage, not a
+// fault.
 func TestCutAnonymous(t *testing.T) {
 	const size = 16 << 10
 	refused := func(t *testing.T, fd int) {
@@ -1027,7 +1038,8 @@ func TestCutAnonymous(t *testing.T) {
 	t.Log("figure: anonymous segment cut: ftruncate, fallocate beyond the end and another seal give EPERM; a hole is a CorruptError")
 }
 
-// TestCutInUse cuts connections at some moment while all calls are made at both ends.
+// TestCutInUse cuts connections at some moment while all calls are made at both
+// ends.
 func TestCutInUse(t *testing.T) {
 	const size = 16 << 10
 	rounds := 20
@@ -1067,8 +1079,9 @@ func TestCutInUse(t *testing.T) {
 	}
 }
 
-// TestDamagedClose closes an end that has found damage: to the other end, whose segment
-// looks sound, that is a reset and not the end of the stream, after which it would trust what it has.
+// TestDamagedClose closes an end that has found damage: to the other end, whose
+// segment looks sound, that is a reset and not the end of the stream, after
+// which it would trust what it has.
 func TestDamagedClose(t *testing.T) {
 	for _, end := range []func(*shmconn.Conn) error{(*shmconn.Conn).Close, (*shmconn.Conn).CloseWrite} {
 		a, b, seg := shmtest.SegmentPair(t, shmtest.Shape{Ring: 4096})
@@ -1191,7 +1204,8 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestTruncatedStats asks for what never waits nor fails, of a damaged connection.
+// TestTruncatedStats asks for what never waits nor fails, of a damaged
+// connection.
 func TestTruncatedStats(t *testing.T) {
 	a, b, seg := shmtest.SegmentPair(t, shmtest.Shape{})
 	b.Write(shmtest.Pattern(0, 1000))

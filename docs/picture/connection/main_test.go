@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// TestDrawn: docs/connection.svg is what this command draws, and is well-formed.
+// TestDrawn: docs/connection.svg is what this command draws, and is
+// well-formed.
 func TestDrawn(t *testing.T) {
 	var b bytes.Buffer
 	if err := draw(&b); err != nil {

@@ -1,6 +1,6 @@
-// Package exampletest runs an example as a command in the example's own test. The
-// command is the test binary, run again: it need not be built, and has the race
-// detector if the test has.
+// Package exampletest runs an example as a command in the example's own test.
+// The command is the test binary, run again: it need not be built, and has the
+// race detector if the test has.
 package exampletest
 
 import (
@@ -15,8 +15,8 @@ import (
 // runMain is the environment variable that makes a test binary the example.
 const runMain = "SHMCONN_EXAMPLE_RUN_MAIN"
 
-// Main is what TestMain has to call: it runs the tests, or main in a process that
-// [Command] has started, or that such a process has.
+// Main is what TestMain has to call: it runs the tests, or main in a process
+// that [Command] has started, or that such a process has.
 func Main(m *testing.M, main func()) {
 	if os.Getenv(runMain) != "" {
 		main()
@@ -38,9 +38,9 @@ func Command(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// PrivateNames makes t, and the commands it runs, keep the names of listeners in a
-// directory of their own, and returns it. If anything is there when t ends, t has
-// failed.
+// PrivateNames makes t, and the commands it runs, keep the names of listeners
+// in a directory of their own, and returns it. If anything is there when t
+// ends, t has failed.
 func PrivateNames(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()

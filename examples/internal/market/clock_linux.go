@@ -24,8 +24,8 @@ func PreciseSleep() {
 	unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // ns; if it fails, waits spin for longer
 }
 
-// SleepUntil sleeps until about due, and returns early rather than late. It does
-// not use time.Sleep for the last part, since that is up to 1 ms late in a
+// SleepUntil sleeps until about due, and returns early rather than late. It
+// does not use time.Sleep for the last part, since that is up to 1 ms late in a
 // process that has nothing else to do.
 func SleepUntil(ctx context.Context, due int64) {
 	const (

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// Now returns the time of the wall clock in nanoseconds, for want of a monotonic
-// clock that processes share. A latency is wrong if the clock is set meanwhile.
+// Now returns the time of the wall clock in nanoseconds, for want of a
+// monotonic clock that processes share. A latency is wrong if the clock is set
+// meanwhile.
 func Now() int64 { return time.Now().UnixNano() }
 
 func PreciseSleep() {}

@@ -6,9 +6,9 @@ const (
 	Slow = 10
 )
 
-// A Crossover decides by the moving averages of one symbol's prices: buy when the
-// fast one rises above the slow one, sell when it falls below. It calculates with
-// integers, so that it decides the same on every machine.
+// A Crossover decides by the moving averages of one symbol's prices: buy when
+// the fast one rises above the slow one, sell when it falls below. It
+// calculates with integers, so that it decides the same on every machine.
 type Crossover struct {
 	prices  [Slow]Amount // the last ones; prices[seen%slow] is the oldest
 	seen    int
@@ -18,8 +18,8 @@ type Crossover struct {
 	known   bool // they have differed
 }
 
-// Next takes the next price, and reports whether the averages crossed, and what to
-// do then. It decides nothing before there are prices for the slow average.
+// Next takes the next price, and reports whether the averages crossed, and what
+// to do then. It decides nothing before there are prices for the slow average.
 func (c *Crossover) Next(p Amount) (what Side, crossed bool) {
 	c.fastSum += p - c.last(Fast)
 	c.slowSum += p - c.last(Slow)

@@ -159,8 +159,8 @@ type Link struct {
 // linkBuffer is the size of a link's buffers, in bytes.
 const linkBuffer = 16 << 10
 
-// NewLink returns a link over conn. When ctx is cancelled, it is closed; whoever
-// calls Close after that waits until it has been.
+// NewLink returns a link over conn. When ctx is cancelled, it is closed;
+// whoever calls Close after that waits until it has been.
 func NewLink(ctx context.Context, conn net.Conn) *Link {
 	closeOnce := sync.OnceValue(conn.Close)
 	context.AfterFunc(ctx, func() { closeOnce() })
@@ -183,9 +183,9 @@ func (l *Link) Send(m Message) error {
 // Flush hands what is in the buffer to the connection.
 func (l *Link) Flush() error { return l.w.Flush() }
 
-// Receive waits for the next message and returns it. At an end message it checks
-// that all prices and orders before it have been received. The peer says when
-// it is at its end, so a connection that ends by itself is an error.
+// Receive waits for the next message and returns it. At an end message it
+// checks that all prices and orders before it have been received. The peer says
+// when it is at its end, so a connection that ends by itself is an error.
 func (l *Link) Receive() (Message, error) {
 	b, err := l.r.Peek(MessageSize)
 	if err == io.EOF {
@@ -213,7 +213,8 @@ func (l *Link) Receive() (Message, error) {
 // More reports whether the next receive does not have to wait.
 func (l *Link) More() bool { return l.r.Buffered() >= MessageSize }
 
-// End tells the peer that all prices or orders have been sent, and closes the link.
+// End tells the peer that all prices or orders have been sent, and closes the
+// link.
 func (l *Link) End() error {
 	if err := l.Send(Message{Kind: KindEnd, Seq: l.Sent}); err != nil {
 		return err

@@ -6,9 +6,10 @@ import (
 	"io"
 )
 
-// WriteOrders writes orders, which has those of each strategy, to w as CSV: those
-// of strategy 0 in the order in which it sent them, then those of strategy 1, and
-// so on. So they are the same bytes however the strategies took turns.
+// WriteOrders writes orders, which has those of each strategy, to w as CSV:
+// those of strategy 0 in the order in which it sent them, then those of
+// strategy 1, and so on. So they are the same bytes however the strategies took
+// turns.
 func WriteOrders(w io.Writer, orders [][]Message) error {
 	out := bufio.NewWriter(w)
 	fmt.Fprintln(out, "strategy,order,symbol,side,price,cause")

@@ -5,16 +5,18 @@ import (
 	"time"
 )
 
-// A Pacer says when prices are due: so many a second, evenly spread, whatever the
-// links make of it. That a price is sent late because an earlier one was held up
-// is latency of the pipeline, and counts: the times that are due do not move.
+// A Pacer says when prices are due: so many a second, evenly spread, whatever
+// the links make of it. That a price is sent late because an earlier one was
+// held up is latency of the pipeline, and counts: the times that are due do not
+// move.
 type Pacer struct {
 	Start int64
 	Rate  int
 }
 
-// NewPacer returns a pacer whose first price is due now: rate prices a second, or
-// as many as there are for 0. The calling goroutine has to be the one that waits.
+// NewPacer returns a pacer whose first price is due now: rate prices a second,
+// or as many as there are for 0. The calling goroutine has to be the one that
+// waits.
 func NewPacer(rate int) *Pacer {
 	if rate > 0 {
 		PreciseSleep()

@@ -65,8 +65,8 @@ func parseDate(text string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("date %q must be like one of %q", text, dateLayouts)
 }
 
-// Load returns the quotes in the file called name, in stdin for "-", or in stocks
-// for "", in the order of their dates. An error names the file.
+// Load returns the quotes in the file called name, in stdin for "-", or in
+// stocks for "", in the order of their dates. An error names the file.
 func Load(name string, stdin io.Reader) ([]Quote, error) {
 	var r io.Reader
 	switch name {
@@ -91,8 +91,8 @@ func Load(name string, stdin io.Reader) ([]Quote, error) {
 
 // ParseQuotes returns the quotes in the lines "symbol,date,price" of r, in the
 // order of their dates; those of one date stay in the order of their lines. The
-// first line may be a header. If any line is wrong, there are no quotes, and the
-// error has the line's number.
+// first line may be a header. If any line is wrong, there are no quotes, and
+// the error has the line's number.
 func ParseQuotes(r io.Reader) ([]Quote, error) {
 	lines := csv.NewReader(r)
 	lines.FieldsPerRecord = 3
@@ -151,7 +151,8 @@ func parseQuote(fields []string) (Quote, error) {
 	return Quote{Symbol: s, Date: date, Price: p}, nil
 }
 
-// ByDate cuts quotes, which are in the order of their dates, into one slice a date.
+// ByDate cuts quotes, which are in the order of their dates, into one slice a
+// date.
 func ByDate(quotes []Quote) [][]Quote {
 	var days [][]Quote
 	for len(quotes) > 0 {
@@ -165,7 +166,8 @@ func ByDate(quotes []Quote) [][]Quote {
 	return days
 }
 
-// SymbolsOf returns the symbols of quotes, in the order in which they first appear.
+// SymbolsOf returns the symbols of quotes, in the order in which they first
+// appear.
 func SymbolsOf(quotes []Quote) []Symbol {
 	var symbols []Symbol
 	seen := make(map[Symbol]bool)

@@ -1,6 +1,7 @@
-// Package transport lets an example choose what its connections are made of: shared
-// memory, a Unix socket, or TCP on the loopback interface. The choice is between
-// functions to listen and to dial; nothing else in the example depends on it.
+// Package transport lets an example choose what its connections are made of:
+// shared memory, a Unix socket, or TCP on the loopback interface. The choice is
+// between functions to listen and to dial; nothing else in the example depends
+// on it.
 package transport
 
 import (
@@ -34,12 +35,12 @@ type Transport struct {
 	BusyPoll time.Duration // as in [shmconn.Dialer]; means nothing to other networks
 }
 
-// Listen listens on name until ctx is cancelled. What others have to dial is the
-// listener's Addr: TCP has no names, so there it is a free port of 127.0.0.1,
-// unless name is a host:port itself.
+// Listen listens on name until ctx is cancelled. What others have to dial is
+// the listener's Addr: TCP has no names, so there it is a free port of
+// 127.0.0.1, unless name is a host:port itself.
 //
-// When the listener's Close has returned, its name is gone, also if ctx had been
-// cancelled before: a process that ends after Close leaves nothing behind.
+// When the listener's Close has returned, its name is gone, also if ctx had
+// been cancelled before: a process that ends after Close leaves nothing behind.
 func (t Transport) Listen(ctx context.Context, name string) (net.Listener, error) {
 	l, err := t.listen(name)
 	if err != nil {

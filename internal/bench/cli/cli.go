@@ -151,8 +151,8 @@ func (c *Command) options(f flags) (o bench.Options, err error) {
 	return o, nil
 }
 
-// targeted returns the workloads that targets are about, and of their contenders
-// those.
+// targeted returns the workloads that targets are about, and of their
+// contenders those.
 func targeted(ws []bench.Workload, ts []bench.Target) (out []bench.Workload) {
 	for _, w := range ws {
 		need := map[string]bool{}
@@ -174,8 +174,8 @@ func targeted(ws []bench.Workload, ts []bench.Target) (out []bench.Workload) {
 	return out
 }
 
-// Main runs the command and returns the exit status: 0, 1 if something failed, 2
-// if it was told something that makes no sense.
+// Main runs the command and returns the exit status: 0, 1 if something failed,
+// 2 if it was told something that makes no sense.
 func (c *Command) Main(args []string, stdout, stderr io.Writer) int {
 	if c.Name == "" {
 		c.Name = "shmconn bench"
@@ -276,8 +276,8 @@ func plain(ctx context.Context, o bench.Options, stdout, stderr io.Writer) (*ben
 	return r, errors.Join(err, failures(failed))
 }
 
-// measure runs the bench, with a bar that shows how far it is, and calls finished
-// after each workload. It returns how many contenders have failed.
+// measure runs the bench, with a bar that shows how far it is, and calls
+// finished after each workload. It returns how many contenders have failed.
 func measure(ctx context.Context, o bench.Options, stderr io.Writer, finished func(*bench.WorkloadResult)) (r *bench.Report, failed int, err error) {
 	bar := newBar(stderr)
 	o.Slices, o.Progress = bar.start, bar.step

@@ -148,8 +148,8 @@ func TestBadFlags(t *testing.T) {
 	}
 }
 
-// Targets are judged where they are asked for, and only those that were measured
-// are told of.
+// Targets are judged where they are asked for, and only those that were
+// measured are told of.
 func TestTargets(t *testing.T) {
 	t.Setenv("SHMCONN_DIR", t.TempDir())
 	status, out, errs := run(t, "-quick", "-targets", "-run", "^(roundtrip/size=64|scenes/free)$")
@@ -256,7 +256,8 @@ func TestFailure(t *testing.T) {
 	}
 }
 
-// When the bench is killed, its peers end by themselves, and with them all files.
+// When the bench is killed, its peers end by themselves, and with them all
+// files.
 func TestPeersDieWithParent(t *testing.T) {
 	for _, tt := range []struct {
 		workload string

@@ -15,8 +15,8 @@ import (
 	"shmconn/internal/bench/report"
 )
 
-// reopen is how many rounds -against has with the same processes. One pair can be
-// faster than another of the same program all its life.
+// reopen is how many rounds -against has with the same processes. One pair can
+// be faster than another of the same program all its life.
 const reopen = 3
 
 // against measures the working tree's library and that of a commit in the same

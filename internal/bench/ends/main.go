@@ -1,5 +1,5 @@
-// Command ends is the processes of a bench and nothing else: bench -against runs
-// it, built with the library of another commit.
+// Command ends is the processes of a bench and nothing else: bench -against
+// runs it, built with the library of another commit.
 package main
 
 import (

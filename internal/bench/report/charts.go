@@ -101,15 +101,16 @@ var (
 	grid = color.RGBA{0xe3, 0xe6, 0xeb, 0xff}
 )
 
-// The size of charts, in points. The page stretches them to its columns, which are
-// of about this width: lettering stays readable on a phone as well as on a desk.
+// The size of charts, in points. The page stretches them to its columns, which
+// are of about this width: lettering stays readable on a phone as well as on a
+// desk.
 const (
 	chartWidth  = 400
 	chartHeight = 270
 )
 
-// newPlot returns an empty plot. Its axes have no titles: plot keeps room for them
-// at the end of the axis, and the page has them below the drawing.
+// newPlot returns an empty plot. Its axes have no titles: plot keeps room for
+// them at the end of the axis, and the page has them below the drawing.
 func newPlot() *plot.Plot {
 	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
 	p := plot.New()
@@ -144,8 +145,8 @@ func svg(p *plot.Plot, w, h vg.Length) (template.HTML, error) {
 var textElement = regexp.MustCompile(`<text ([^>]*)>([^<]*)</text>`)
 
 // fitted makes each text of a drawing as wide as the plot took it to be. The
-// browser may not have the plot's font, and letters of another would run into the
-// axis, or over the edge.
+// browser may not have the plot's font, and letters of another would run into
+// the axis, or over the edge.
 func fitted(svg string, style text.Style) string {
 	return textElement.ReplaceAllStringFunc(svg, func(s string) string {
 		m := textElement.FindStringSubmatch(s)

@@ -22,8 +22,8 @@ type errorPoints struct {
 	plotter.YErrors
 }
 
-// ratios draws how many times better than its baseline each contender is, a line
-// a workload.
+// ratios draws how many times better than its baseline each contender is, a
+// line a workload.
 func ratios(r *bench.Report) (*chart, error) {
 	p := newPlot()
 	ch := &chart{Title: "Ratio per workload", Axis: "times better than unix, or than the workload's own baseline", Note: "Right of 1 is better. Each round has its own ratio: a dot is the median of these, a bar reaches from the lower to the upper quartile."}

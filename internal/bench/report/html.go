@@ -46,7 +46,8 @@ func has(w bench.WorkloadResult, f func(bench.ContenderResult) bool) bool {
 	return false
 }
 
-// HTML writes the report as one page that needs nothing else, not even a network.
+// HTML writes the report as one page that needs nothing else, not even a
+// network.
 func HTML(w io.Writer, r *bench.Report) error {
 	data := struct {
 		*bench.Report

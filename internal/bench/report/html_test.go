@@ -19,7 +19,8 @@ import (
 	"shmconn/internal/bench"
 )
 
-// made is a report with made-up figures, of some workloads that are really there.
+// made is a report with made-up figures, of some workloads that are really
+// there.
 func made() *bench.Report {
 	r := &bench.Report{
 		Machine: bench.Machine{CPU: "Made <up> & Sons", Cores: 2, Kernel: "6.1", Go: "go1", OS: "linux", Arch: "amd64", ClockNS: 20},
@@ -216,8 +217,9 @@ function measure(doc) {
 }
 </script>`
 
-// What is on the page can be seen at the width of a desk and of a phone: no cell is
-// outside or has its figure broken, no lettering is cut, or wider than the plot has left room for.
+// What is on the page can be seen at the width of a desk and of a phone: no
+// cell is outside or has its figure broken, no lettering is cut, or wider than
+// the plot has left room for.
 func TestWidths(t *testing.T) {
 	var b bytes.Buffer
 	if err := HTML(&b, made()); err != nil {

@@ -1,5 +1,5 @@
-// Package report shows what package bench has measured: as tables on a terminal,
-// and as a page with charts.
+// Package report shows what package bench has measured: as tables on a
+// terminal, and as a page with charts.
 package report
 
 import (
@@ -143,8 +143,8 @@ func Workload(w io.Writer, width int, res *bench.WorkloadResult) error {
 	return nil
 }
 
-// table writes rows. If they are wider than width, the cells from split on follow
-// in a table of their own, with the first cell of each row repeated.
+// table writes rows. If they are wider than width, the cells from split on
+// follow in a table of their own, with the first cell of each row repeated.
 func table(w io.Writer, width int, rows [][]string, split int) error {
 	first, total := 0, 2
 	for i := range rows[0] {
@@ -244,8 +244,8 @@ func span(s bench.Summary, unit string) string {
 	return of(s.Q1) + " .. " + of(s.Q3)
 }
 
-// scale returns what v was divided by to be written as text, a power of ten, and 0
-// if that cannot be seen.
+// scale returns what v was divided by to be written as text, a power of ten,
+// and 0 if that cannot be seen.
 func scale(v float64, text string) float64 {
 	number, _, _ := strings.Cut(text, " ")
 	n, err := strconv.ParseFloat(number, 64)

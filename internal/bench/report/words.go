@@ -21,8 +21,8 @@ func explanations(ws []bench.WorkloadResult) []string {
 	return out
 }
 
-// subject returns the connection of this library whose ratio words are about: the
-// first of the workload, which is the default one where there is such. It
+// subject returns the connection of this library whose ratio words are about:
+// the first of the workload, which is the default one where there is such. It
 // returns nil if there is none, or nothing to compare it with.
 func subject(w *bench.WorkloadResult) *bench.ContenderResult {
 	if w.Unit == "allocs" {
@@ -37,8 +37,8 @@ func subject(w *bench.WorkloadResult) *bench.ContenderResult {
 	return nil
 }
 
-// sign returns whether s, of ratios, is clearly better than 1 (1), clearly worse
-// (-1), or neither: then 1 lies between the quartiles.
+// sign returns whether s, of ratios, is clearly better than 1 (1), clearly
+// worse (-1), or neither: then 1 lies between the quartiles.
 func sign(s bench.Summary) int {
 	switch {
 	case s.Q1 > 1:
@@ -49,7 +49,8 @@ func sign(s bench.Summary) int {
 	return 0
 }
 
-// words says in a sentence what came of a workload, "" if there is nothing to say.
+// words says in a sentence what came of a workload, "" if there is nothing to
+// say.
 func words(w *bench.WorkloadResult) string {
 	c := subject(w)
 	if c == nil {
@@ -85,7 +86,8 @@ func words(w *bench.WorkloadResult) string {
 // l on a machine that has time for both.
 //
 // The rings of integers limit nobody, as several messages can be handed over at
-// once. A copy by way of a large ring has other caches than by way of a small one.
+// once. A copy by way of a large ring has other caches than by way of a small
+// one.
 func limits(l, c *bench.ContenderResult) bool {
 	if !l.Limit || c.Limit || strings.HasPrefix(l.Spec.Loop, "ints") {
 		return false
@@ -96,19 +98,20 @@ func limits(l, c *bench.ContenderResult) bool {
 // slower is from which factor on a limit counts as worse than what it limits.
 const slower = 1.05
 
-// inMedian is where a limit did worse, if it did so in the workload's own figure.
+// inMedian is where a limit did worse, if it did so in the workload's own
+// figure.
 const inMedian = "in the median"
 
-// An overtaking is a limit that did worse than what it limits: something else had
-// the processors while it was measured.
+// An overtaking is a limit that did worse than what it limits: something else
+// had the processors while it was measured.
 type overtaking struct{ limit, by, where string }
 
 func (o overtaking) String() string {
 	return fmt.Sprintf("DISTURBED: %s the limit %s came out worse than %s. Do not compare these two.", o.where, o.limit, o.by)
 }
 
-// overtaken returns the limits of a workload that did worse than what they limit,
-// each once.
+// overtaken returns the limits of a workload that did worse than what they
+// limit, each once.
 func overtaken(w *bench.WorkloadResult) (out []overtaking) {
 	for i := range w.Contenders {
 		l := &w.Contenders[i]
@@ -161,9 +164,9 @@ func worse(w *bench.WorkloadResult, l, c *bench.ContenderResult) string {
 // before a reader has to be told why.
 const gap = 1.1
 
-// marked says whether the ratio of c is not what the medians in the table suggest:
-// it is the median of the rounds' ratios, and the machine's speed changed from
-// round to round.
+// marked says whether the ratio of c is not what the medians in the table
+// suggest: it is the median of the rounds' ratios, and the machine's speed
+// changed from round to round.
 func marked(w *bench.WorkloadResult, c *bench.ContenderResult) bool {
 	base := w.Contender(w.Baseline)
 	if base == nil || c.Better.N == 0 || c.Value.Median <= 0 || base.Value.Median <= 0 || c.Better.Median <= 0 || w.Unit == "allocs" {
@@ -186,8 +189,8 @@ func anyMarked(w *bench.WorkloadResult) string {
 	return ""
 }
 
-// overview says in a few sentences what came of everything: where connections of
-// this library are better than a Unix socket, and where they are not.
+// overview says in a few sentences what came of everything: where connections
+// of this library are better than a Unix socket, and where they are not.
 func overview(ws []bench.WorkloadResult) (out []string) {
 	type row struct {
 		name string

@@ -9,7 +9,8 @@ import (
 	"shmconn/internal/bench"
 )
 
-// result returns a workload of shm, unix and a limit, with these figures of each round.
+// result returns a workload of shm, unix and a limit, with these figures of
+// each round.
 func result(unit, metric string, higher bool, shm, unix, limit []float64) *bench.WorkloadResult {
 	w := &bench.WorkloadResult{Name: "name", Title: "Title", Metric: metric, Unit: unit, Higher: higher, Baseline: "unix", SliceNS: 1e6}
 	for _, c := range []struct {
@@ -65,8 +66,8 @@ Disturbed, so measure again before you believe them: bad.`
 	}
 }
 
-// A limit that is worse than what it limits was disturbed, and both the terminal
-// and the page say so. What only looks like a limit is none.
+// A limit that is worse than what it limits was disturbed, and both the
+// terminal and the page say so. What only looks like a limit is none.
 func TestDisturbed(t *testing.T) {
 	one, two := []float64{10, 10, 10}, []float64{20, 20, 20}
 	const said = "DISTURBED: in the median the limit ping-pong came out worse than shm."
@@ -131,8 +132,8 @@ func TestDisturbedChart(t *testing.T) {
 	}
 }
 
-// A ratio that is not one median divided by the other has a mark, and a note that
-// says why.
+// A ratio that is not one median divided by the other has a mark, and a note
+// that says why.
 func TestMarkedRatio(t *testing.T) {
 	// The medians are 15 and 12, and in two rounds of three shm is twice as good.
 	odd := result("ns", "time", false, []float64{15, 6, 20}, []float64{30, 12, 10}, nil)

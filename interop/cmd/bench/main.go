@@ -1,7 +1,7 @@
 //go:build linux && (amd64 || arm64)
 
-// Command bench measures shmipc-go in the same rounds as connections of shmconn and
-// their other rivals. Its flags are those of "shmconn bench".
+// Command bench measures shmipc-go in the same rounds as connections of shmconn
+// and their other rivals. Its flags are those of "shmconn bench".
 package main
 
 import (

@@ -1,9 +1,9 @@
 //go:build linux
 
-// Command compare calls the services of package services, each in another process, over
-// shared memory and over a Unix socket, in rounds that alternate between the two, and
-// prints requests per second and p99 of both, and the ratio that each round has of the
-// requests per second.
+// Command compare calls the services of package services, each in another
+// process, over shared memory and over a Unix socket, in rounds that alternate
+// between the two, and prints requests per second and p99 of both, and the
+// ratio that each round has of the requests per second.
 package main
 
 import (
@@ -95,7 +95,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 
 const workEnv = "SHMCONN_COMPARE_WORK"
 
-// work keeps a processor busy until standard input ends, in a process that startWork has started.
+// work keeps a processor busy until standard input ends, in a process that
+// startWork has started.
 func work() {
 	if os.Getenv(workEnv) == "" {
 		return
@@ -156,7 +157,8 @@ func (d *side) close() (err error) {
 	return errors.Join(err, d.stop())
 }
 
-// round has all clients call until the time has passed, and returns how often they did.
+// round has all clients call until the time has passed, and returns how often
+// they did.
 func (d *side) round(limit time.Duration, request []byte) (took []time.Duration, elapsed time.Duration, err error) {
 	var mu sync.Mutex // guards took and err
 	var wg sync.WaitGroup

@@ -19,7 +19,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The table has a row for each service, with a ratio of each round that is its quotient.
+// The table has a row for each service, with a ratio of each round that is its
+// quotient.
 func TestTable(t *testing.T) {
 	var out strings.Builder
 	if err := run(t.Context(), []string{"-rounds", "2", "-time", "5ms", "-size", "9", "-clients", "2", "-beside", "1"}, &out); err != nil {

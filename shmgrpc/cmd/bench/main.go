@@ -1,7 +1,7 @@
 //go:build linux
 
-// Command bench measures gRPC over shared memory against gRPC over a Unix socket: the
-// client is this process and each server one of its own.
+// Command bench measures gRPC over shared memory against gRPC over a Unix
+// socket: the client is this process and each server one of its own.
 //
 //	go run ./cmd/bench
 //
@@ -11,10 +11,10 @@
 //	unix     a Unix socket, as gRPC is without options
 //	unix+    a Unix socket with the windows and buffers that shmgrpc sets
 //
-// A unary call sends as many bytes as it gets back, one call at a time. A stream is
-// of the server's messages to the client. In a round each contender has its turn, in
-// an order by chance, and the ratios are taken within the round: their median and
-// quartiles are printed, of the rates the median.
+// A unary call sends as many bytes as it gets back, one call at a time. A
+// stream is of the server's messages to the client. In a round each contender
+// has its turn, in an order by chance, and the ratios are taken within the
+// round: their median and quartiles are printed, of the rates the median.
 package main
 
 import (
@@ -50,7 +50,8 @@ import (
 // serveEnv has this program, run again, serve a contender: its name and a path.
 const serveEnv = "SHMGRPC_BENCH_SERVE"
 
-// contenders are in the order of the table. The first is held against the others.
+// contenders are in the order of the table. The first is held against the
+// others.
 var contenders = []string{"shm", "unix", "unix+"}
 
 func main() {
@@ -70,14 +71,15 @@ func main() {
 	}
 }
 
-// service echoes, and sends the message of a stream's request for as long as the
-// client takes it.
+// service echoes, and sends the message of a stream's request for as long as
+// the client takes it.
 type service struct {
 	grpc_testing.UnimplementedBenchmarkServiceServer
 	streams *sync.WaitGroup // those under way
 }
 
-// quiet, as the size of a response, asks a server to answer when no stream is left.
+// quiet, as the size of a response, asks a server to answer when no stream is
+// left.
 const quiet = -1
 
 func (s service) UnaryCall(_ context.Context, r *grpc_testing.SimpleRequest) (*grpc_testing.SimpleResponse, error) {

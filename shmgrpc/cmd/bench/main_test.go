@@ -19,8 +19,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestContenders measures each workload with each contender, briefly, and that its
-// server's process goes away.
+// TestContenders measures each workload with each contender, briefly, and that
+// its server's process goes away.
 func TestContenders(t *testing.T) {
 	dir, err := os.MkdirTemp("/dev/shm", "shmconn-test-grpc-bench-")
 	if err != nil {

@@ -42,7 +42,7 @@ func TestBackoff(t *testing.T) {
 		{"while sleeping", []time.Duration{0, 1 * ms, 32 * ms, 10 * ms, 1 * ms, 64 * ms}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var c contention
+			var c backoff
 			for l := tt.losses; len(l) > 0; l = l[3:] {
 				had, now, want := l[0], l[0]+l[1], l[2]
 				before := c.rests(now)
@@ -63,9 +63,9 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
-// TestContention polls beside a process that works on the same processor: only who polls
-// for ever goes on.
-func TestContention(t *testing.T) {
+// TestBackoffBesideWorker polls while a process computes on the same processor:
+// only a wait whose budget is Forever goes on polling.
+func TestBackoffBesideWorker(t *testing.T) {
 	pinned(t, func() {
 		// Who has one P polls in another way.
 		onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *pollers) {
@@ -97,8 +97,8 @@ func TestContention(t *testing.T) {
 	})
 }
 
-// pinned calls f while this process and another one that works all the time have the
-// same processor and no other.
+// pinned calls f while this process and another one that works all the time
+// have the same processor and no other.
 func pinned(t *testing.T, f func()) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
