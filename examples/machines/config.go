@@ -25,6 +25,7 @@ type config struct {
 
 	quotes  []market.Quote
 	symbols [][]market.Symbol // of each strategy; the last ones are away
+	scenes  []scene           // the runs that are compared
 }
 
 const maxStrategies = 256
@@ -71,8 +72,8 @@ func parseFlags(args []string) (*config, error) {
 	return c, nil
 }
 
-// load loads the prices, and deals the symbols out to the strategies in turn. After
-// it, nothing can be wrong with the input any more.
+// load loads the prices, deals the symbols out to the strategies in turn, and plans
+// the runs. After it, nothing can be wrong with the input any more.
 func (c *config) load(stdin io.Reader) error {
 	var err error
 	if c.quotes, err = market.Load(c.data, stdin); err != nil {
@@ -86,6 +87,14 @@ func (c *config) load(stdin io.Reader) error {
 			}
 		}
 		c.symbols[n] = append(c.symbols[n], s)
+	}
+	c.scenes = []scene{{name: "all here"}, {name: "some away", away: c.away}}
+	if c.kill > 0 {
+		plan, err := c.planKills()
+		if err != nil {
+			return err
+		}
+		c.scenes = append(c.scenes, scene{"some away, with kills", c.away, plan})
 	}
 	return nil
 }
@@ -112,16 +121,7 @@ func (c *config) prices() uint64 { return uint64(len(c.quotes) * c.loops) }
 type scene struct {
 	name string
 	away int // strategies
-	kill int
-}
-
-// scenes returns the runs that are compared.
-func (c *config) scenes() []scene {
-	list := []scene{{name: "all here"}, {name: "some away", away: c.away}}
-	if c.kill > 0 {
-		list = append(list, scene{"some away, with kills", c.away, c.kill})
-	}
-	return list
+	plan []kill
 }
 
 // symbolList returns symbols as strategyByHand takes them.

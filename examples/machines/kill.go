@@ -20,11 +20,8 @@ type kill struct {
 	hold   uint64 // the feed goes no further than this price before
 }
 
-// plan spreads the kills of a scene over its prices.
-func (c *config) plan(s scene) ([]kill, error) {
-	if s.kill == 0 {
-		return nil, nil
-	}
+// planKills spreads -kill kills of each kind over the prices.
+func (c *config) planKills() ([]kill, error) {
 	kinds := []string{"bridge", "strategy", "server"}
 	if c.nats != "" {
 		kinds = kinds[:2] // the server is not ours
@@ -32,20 +29,20 @@ func (c *config) plan(s scene) ([]kill, error) {
 	if c.elsewhere {
 		kinds = kinds[:1]
 	}
-	away := c.symbols[len(c.symbols)-s.away:]
+	away := c.symbols[len(c.symbols)-c.away:]
 	day := 0
 	for _, d := range market.ByDate(c.quotes) {
 		day = max(day, len(d))
 	}
-	n := uint64(s.kill * len(kinds))
+	n := uint64(c.kill * len(kinds))
 	step := c.prices() / (n + 1)
 	if step/2 <= uint64(day) {
-		return nil, fmt.Errorf("-kill %d: there are too few prices, %d with up to %d of one date; give a larger -loops", s.kill, c.prices(), day)
+		return nil, fmt.Errorf("-kill %d: there are too few prices, %d with up to %d of one date; give a larger -loops", c.kill, c.prices(), day)
 	}
 	var plan []kill
 	for i := range n {
 		at := step * (i + 1)
-		k := kill{what: kinds[int(i)%len(kinds)], which: int(i) / len(kinds) % s.away, hold: at + step/2}
+		k := kill{what: kinds[int(i)%len(kinds)], which: int(i) / len(kinds) % c.away, hold: at + step/2}
 		k.stored, _ = c.among(slices.Concat(away...), at)
 		if k.what == "strategy" {
 			_, k.seen = c.among(away[k.which], at)

@@ -60,7 +60,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	c.printInput(os.Stdout)
 	var outcomes []*outcome
-	for _, s := range c.scenes() {
+	for _, s := range c.scenes {
 		o, err := c.run(ctx, s, os.Stdout)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)

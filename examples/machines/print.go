@@ -45,7 +45,7 @@ func printFigures(w io.Writer, outcomes []*outcome) {
 		switch {
 		case o.away == 0:
 			fmt.Fprintf(table, "%s\t", o.name)
-		case o.kill == 0:
+		case len(o.plan) == 0:
 			fmt.Fprint(table, "here\taway\t")
 		default:
 			fmt.Fprint(table, "here, kills\taway, kills\t")

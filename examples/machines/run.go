@@ -32,7 +32,6 @@ type show struct {
 	result *result
 	here   []int // strategies
 	there  []int // strategies that are away
-	plan   []kill
 
 	gateway, feed, bridge *member
 	server                *member   // nil if it is not the command's
@@ -52,10 +51,6 @@ func (c *config) run(ctx context.Context, s scene, stdout io.Writer) (*outcome, 
 		} else {
 			w.here = append(w.here, n)
 		}
-	}
-	var err error
-	if w.plan, err = c.plan(s); err != nil {
-		return nil, err
 	}
 	cleanUp, err := w.start(stdout)
 	if err != nil {
