@@ -13,11 +13,11 @@ import (
 // A kill is one that is planned: of which kind of process, and when. The feed waits
 // for it, but not at once, so that as a rule prices and orders are under way.
 type kill struct {
-	what   string // "bridge", "strategy", "server"
-	which  int    // of the strategies that are away
-	stored uint64 // when so many prices are in the stream
-	seen   uint64 // and the strategy has seen this one
-	hold   uint64 // the feed goes no further than this price before
+	what   string   // "bridge", "strategy", "server"
+	which  int      // of the strategies that are away
+	stored uint64   // when so many prices are in the stream
+	seen   []uint64 // and the strategies that are away have seen these
+	hold   uint64   // the feed goes no further than this price before
 }
 
 // planKills spreads -kill kills of each kind over the prices.
@@ -44,8 +44,9 @@ func (c *config) planKills() ([]kill, error) {
 		at := step * (i + 1)
 		k := kill{what: kinds[int(i)%len(kinds)], which: int(i) / len(kinds) % c.away, hold: at + step/2}
 		k.stored, _ = c.among(slices.Concat(away...), at)
-		if k.what == "strategy" {
-			_, k.seen = c.among(away[k.which], at)
+		for _, symbols := range away {
+			_, last := c.among(symbols, at)
+			k.seen = append(k.seen, last)
 		}
 		plan = append(plan, k)
 	}
@@ -59,7 +60,14 @@ func (w *show) killAll() {
 		if k.what == "strategy" {
 			m = w.far[k.which]
 		}
-		w.await(func() bool { return w.of(w.bridge).stored >= k.stored && w.of(m).price >= k.seen })
+		w.await(func() bool {
+			for i, far := range w.far {
+				if w.of(far).price < k.seen[i] {
+					return false
+				}
+			}
+			return w.of(w.bridge).stored >= k.stored
+		})
 		if w.crew.ctx.Err() != nil {
 			return
 		}
