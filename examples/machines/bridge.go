@@ -44,12 +44,20 @@ func (b *bridge) serve(s *session) error {
 	b.tell(report{Session: true, Prices: last.Seq, Bridged: stored, Orders: way.taken()})
 
 	group, ctx := errgroup.WithContext(s.ctx)
-	defer context.AfterFunc(ctx, func() { orders.Close() })()
-	if last.Kind != market.KindEnd {
-		group.Go(func() error { return b.prices(ctx, s, last.Seq, stored) })
+	run := func(do func() error) {
+		group.Go(func() error {
+			err := do()
+			if err != nil {
+				orders.Close() // which ends acknowledged
+			}
+			return err
+		})
 	}
-	group.Go(func() error { return b.orders(ctx, s, way) })
-	group.Go(func() error { return way.acknowledged() })
+	if last.Kind != market.KindEnd {
+		run(func() error { return b.prices(ctx, s, last.Seq, stored) })
+	}
+	run(func() error { return b.orders(ctx, s, way) })
+	run(way.acknowledged)
 	if err := group.Wait(); err != nil {
 		return err
 	}
