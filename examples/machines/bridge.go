@@ -84,8 +84,7 @@ func lastPrice(s *session) (last market.Message, stored uint64, err error) {
 
 // prices publishes the prices after one, up to the last. Each says how many must be
 // in the stream before it. So a message that does not get there keeps out those
-// after it, and of two bridges that both believe to be the one, only one gets any
-// further.
+// after it, and two bridges that both believe to be the one do no harm.
 func (b *bridge) prices(ctx context.Context, s *session, after, stored uint64) error {
 	feed, err := dial(ctx, b.Transport, b.Feed)
 	if err != nil {
@@ -103,11 +102,10 @@ func (b *bridge) prices(ctx context.Context, s *session, after, stored uint64) e
 		if err != nil {
 			return fmt.Errorf("feed: %w", err)
 		}
-		subject, id := priceSubject(m.Symbol), fmt.Sprintf("price-%d", m.Seq)
 		if m.Kind == market.KindEnd {
-			subject, id, m.Seq = endSubject, endSubject, after
+			m.Seq = after
 		}
-		if err := out.publish(subject, id, m, jetstream.WithExpectLastSequence(stored)); err != nil {
+		if err := out.price(m, stored); err != nil {
 			return err
 		}
 		if m.Kind == market.KindEnd {
@@ -116,6 +114,15 @@ func (b *bridge) prices(ctx context.Context, s *session, after, stored uint64) e
 		after = m.Seq
 		stored++
 	}
+}
+
+// price publishes a price, or that these were all, as the message after the first n.
+func (o *outbox) price(m market.Message, n uint64) error {
+	subject, id := priceSubject(m.Symbol), fmt.Sprintf("price-%d", m.Seq)
+	if m.Kind == market.KindEnd {
+		subject, id = endSubject, endSubject
+	}
+	return o.publish(subject, id, m, jetstream.WithExpectLastSequence(n))
 }
 
 // orders takes orders from their stream, until the gateway has them all.
