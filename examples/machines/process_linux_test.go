@@ -66,16 +66,20 @@ func (r *running) waitFor(t *testing.T, pattern string) []string {
 // finish waits until the command has ended well, and returns the orders.
 func (r *running) finish(t *testing.T) []byte {
 	t.Helper()
-	rest, _ := io.ReadAll(r.out)
-	r.said.Write(rest)
-	if err := r.Wait(); err != nil || r.stderr.Len() > 0 {
-		t.Fatalf("%v\n%s%s", err, &r.said, &r.stderr)
-	}
-	orders, err := os.ReadFile(r.orders)
+	orders, err := r.result()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return orders
+}
+
+func (r *running) result() ([]byte, error) {
+	rest, _ := io.ReadAll(r.out)
+	r.said.Write(rest)
+	if err := r.Wait(); err != nil || r.stderr.Len() > 0 {
+		return nil, fmt.Errorf("%w\n%s%s", err, &r.said, &r.stderr)
+	}
+	return os.ReadFile(r.orders)
 }
 
 // children returns the processes of parent that have role.
@@ -109,23 +113,24 @@ func TestKilledAtRandom(t *testing.T) {
 	const loops = 12
 	r := startMachines(t, "-kill", "0", "-loops", fmt.Sprint(loops), "-rate", "2500")
 	r.waitFor(t, `^some away: `)
-	ended := make(chan []byte)
+	var orders []byte
+	ended := make(chan error, 1)
 	go func() {
-		defer close(ended)
-		ended <- r.finish(t)
+		var err error
+		orders, err = r.result()
+		ended <- err
 	}()
 	kills := make(map[string]int)
 	var roles []string
-	var orders []byte
 	for running := true; running; {
 		if len(roles) == 0 {
 			roles = []string{roleBridge, roleAway, roleServer}
 			random.Shuffle(3, func(i, j int) { roles[i], roles[j] = roles[j], roles[i] })
 		}
 		select {
-		case orders, running = <-ended:
-			if !running {
-				return // finish has said why
+		case err := <-ended:
+			if err != nil {
+				t.Fatalf("after %v: %v", kills, err)
 			}
 			running = false
 		case <-time.After(time.Duration(random.IntN(150)) * time.Millisecond):
