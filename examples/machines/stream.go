@@ -40,13 +40,14 @@ func checkSubject(s market.Symbol) error {
 	return nil
 }
 
-// createStreams creates the two streams, which must not be there yet.
+// createStreams creates the two streams, neither of which may be there yet.
 func createStreams(ctx context.Context, url string) error {
 	return withServer(ctx, url, func(js jetstream.JetStream) error {
-		for _, c := range []jetstream.StreamConfig{
+		streams := []jetstream.StreamConfig{
 			{Name: pricesStream, Subjects: []string{"prices.>", endSubject}, Duplicates: dedupWindow},
 			{Name: ordersStream, Subjects: []string{"orders.>"}, Duplicates: dedupWindow},
-		} {
+		}
+		for _, c := range streams {
 			_, err := js.Stream(ctx, c.Name)
 			if err == nil {
 				return fmt.Errorf("stream %s is there already; if no other run needs it, give -remove", c.Name)
@@ -54,6 +55,8 @@ func createStreams(ctx context.Context, url string) error {
 			if !errors.Is(err, jetstream.ErrStreamNotFound) {
 				return fmt.Errorf("stream %s: %w", c.Name, err)
 			}
+		}
+		for _, c := range streams {
 			if _, err := js.CreateStream(ctx, c); err != nil {
 				return fmt.Errorf("stream %s: %w", c.Name, err)
 			}
