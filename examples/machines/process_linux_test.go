@@ -236,7 +236,7 @@ func TestElsewhere(t *testing.T) {
 	url := startServer(t)
 	exampletest.PrivateNames(t)
 	const loops = 8
-	r := startMachines(t, "-nats", url, "-elsewhere", "-loops", fmt.Sprint(loops), "-kill", "0")
+	r := startMachines(t, "-nats", url, "-elsewhere", "-loops", fmt.Sprint(loops), "-rate", "2500", "-kill", "0")
 	far := make(map[string]*exec.Cmd)
 	start := func(args []string) {
 		cmd := exampletest.Command(t, args...)
@@ -255,9 +255,8 @@ func TestElsewhere(t *testing.T) {
 		start(args)
 		again = args
 	}
-	r.waitFor(t, `^some away: `)
-	time.Sleep(300 * time.Millisecond) // somewhere in the middle
 	number := again[4]
+	awaitOrders(t, url, number)
 	if err := far[number].Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -271,6 +270,30 @@ func TestElsewhere(t *testing.T) {
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("strategy %s: %v", number, err)
 		}
+	}
+}
+
+// awaitOrders waits until some orders of a strategy are in their stream.
+func awaitOrders(t *testing.T, url, number string) {
+	t.Helper()
+	n, err := strconv.Atoi(number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	for {
+		stored, err := storedOrders(s, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stored >= 5 {
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
