@@ -36,20 +36,6 @@ func runPipeline(t *testing.T, stdin string, args ...string) (stdout string, ord
 	return string(out), orders
 }
 
-func checkOrders(t *testing.T, got, want []byte) {
-	t.Helper()
-	if bytes.Equal(got, want) {
-		return
-	}
-	g, w := strings.Split(string(got), "\n"), strings.Split(string(want), "\n")
-	for i := range min(len(g), len(w)) {
-		if g[i] != w[i] {
-			t.Fatalf("line %d of the orders is %q, want %q", i+1, g[i], w[i])
-		}
-	}
-	t.Fatalf("%d lines of orders, want %d", len(g), len(w))
-}
-
 func checkOutput(t *testing.T, out string, want ...string) {
 	t.Helper()
 	for _, w := range want {
@@ -70,13 +56,13 @@ var closes = func() []market.Quote {
 // The orders are the same bytes over all networks, and those that were
 // calculated without any.
 func TestNetworks(t *testing.T) {
-	want := wantOrders(closes, 4, []string{"MSFT", "IBM", "GOOG"}, []string{"AMZN", "AAPL"})
+	want := exampletest.WantOrders(closes, 4, []string{"MSFT", "IBM", "GOOG"}, []string{"AMZN", "AAPL"})
 	for _, network := range transport.Networks {
 		for _, rate := range []int{0, 100_000} {
 			t.Run(fmt.Sprintf("net=%s/rate=%d", network, rate), func(t *testing.T) {
 				exampletest.PrivateNames(t)
 				out, orders := runPipeline(t, "", "-net", network, "-loops", "4", "-rate", fmt.Sprint(rate))
-				checkOrders(t, orders, want)
+				exampletest.CheckOrders(t, orders, want)
 				checkOutput(t, out,
 					`^560 prices of 5 symbols x 4 loops to 2 strategies, `,
 					`^over `+network+`: feed handler \d+, order gateway \d+, strategies \d+ \d+$`,
@@ -95,7 +81,7 @@ func TestNetworks(t *testing.T) {
 func TestAll(t *testing.T) {
 	exampletest.PrivateNames(t)
 	out, orders := runPipeline(t, "", "-net", "all", "-loops", "2", "-rate", "0", "-strategies", "3")
-	checkOrders(t, orders, wantOrders(closes, 2, []string{"MSFT", "AAPL"}, []string{"AMZN", "GOOG"}, []string{"IBM"}))
+	exampletest.CheckOrders(t, orders, exampletest.WantOrders(closes, 2, []string{"MSFT", "AAPL"}, []string{"AMZN", "GOOG"}, []string{"IBM"}))
 	checkOutput(t, out,
 		`^over shm: `, `^over unix: `, `^over tcp: `,
 		`^ +shm +unix +tcp$`,
@@ -107,7 +93,7 @@ func TestAll(t *testing.T) {
 func TestSubscribe(t *testing.T) {
 	exampletest.PrivateNames(t)
 	out, orders := runPipeline(t, "", "-subscribe", "MSFT, IBM;IBM;AAPL", "-loops", "3", "-rate", "0")
-	checkOrders(t, orders, wantOrders(closes, 3, []string{"MSFT", "IBM"}, []string{"IBM"}, []string{"AAPL"}))
+	exampletest.CheckOrders(t, orders, exampletest.WantOrders(closes, 3, []string{"MSFT", "IBM"}, []string{"IBM"}, []string{"AAPL"}))
 	checkOutput(t, out, `^ +MSFT +369 +0 `, `^ +IBM +369 +0,1 `, `^ +AAPL +369 +2 `, `^ +GOOG +204 +none +0 +0$`)
 }
 
@@ -115,7 +101,7 @@ func TestSubscribe(t *testing.T) {
 func TestManyStrategies(t *testing.T) {
 	exampletest.PrivateNames(t)
 	_, orders := runPipeline(t, "", "-strategies", "6", "-loops", "2", "-rate", "0")
-	checkOrders(t, orders, wantOrders(closes, 2, []string{"MSFT"}, []string{"AMZN"}, []string{"IBM"}, []string{"AAPL"}, []string{"GOOG"}))
+	exampletest.CheckOrders(t, orders, exampletest.WantOrders(closes, 2, []string{"MSFT"}, []string{"AMZN"}, []string{"IBM"}, []string{"AAPL"}, []string{"GOOG"}))
 }
 
 // The user's own prices, from a file and from stdin.
@@ -133,13 +119,13 @@ func TestData(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := wantOrders(quotes, 2, []string{"EUR/USD"}, nil)
+	want := exampletest.WantOrders(quotes, 2, []string{"EUR/USD"}, nil)
 	if bytes.Count(want, []byte("\n")) < 10 {
 		t.Fatalf("the test's prices lead to few orders:\n%s", want)
 	}
 	for _, data := range []string{file, "-"} {
 		out, orders := runPipeline(t, text.String(), "-data", data, "-loops", "2", "-rate", "0")
-		checkOrders(t, orders, want)
+		exampletest.CheckOrders(t, orders, want)
 		checkOutput(t, out, `^300 prices of 1 symbols x 2 loops`, `^ +EUR/USD +600 +0 `)
 	}
 }

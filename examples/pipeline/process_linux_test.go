@@ -144,7 +144,7 @@ func TestCommandKilled(t *testing.T) {
 // On a terminal there is a progress bar, and what is left of it is cleared.
 func TestProgress(t *testing.T) {
 	exampletest.PrivateNames(t)
-	master, slave := openTerminal(t)
+	master, slave := exampletest.OpenTerminal(t)
 	defer master.Close()
 	cmd := exampletest.Command(t, "-loops", "5")
 	cmd.Stderr = slave
@@ -157,25 +157,4 @@ func TestProgress(t *testing.T) {
 		t.Errorf("%v\n%s", err, shown)
 	}
 	checkOutput(t, string(shown), `shm +0% `, `/2800\)`, `\r$`)
-}
-
-// openTerminal returns both sides of a new terminal.
-func openTerminal(t *testing.T) (master, slave *os.File) {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return master, slave
 }

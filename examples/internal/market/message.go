@@ -21,14 +21,16 @@ import (
 //	offset  size  field     used by          meaning
 //	     0     1  kind      all
 //	     1     1  side      order            'B' buy, 'S' sell
-//	     2     2  strategy  logon, done,     number of the strategy, from 0; an order
-//	                        order            has it where strategies share a link
+//	     2     2  strategy  logon, done,     number of the strategy, from 0, or Shared;
+//	                        order, ack       an order has it where strategies share a
+//	                                         link
 //	     4     4  (zero)
 //	     8     8  symbol    subscribe,       padded with zero bytes
 //	                        price, order
 //	    16     8  seq       price, order     number of the price or order, from 1
 //	                        end, done        how many prices or orders there were
 //	                        start            send what comes after this price
+//	                        ack              orders up to this one are here
 //	    24     8  cause     order            seq of the price that it answers
 //	    32     8  price     price, order     in 1/10,000
 //	    40     8  due       price, order     when the price was due to be sent, in
@@ -48,6 +50,9 @@ type Message struct {
 // MessageSize is the size of a message, in bytes.
 const MessageSize = 48
 
+// Shared is the strategy that logs on over a link that strategies share.
+const Shared = 1<<16 - 1
+
 // A Kind says what a message is.
 type Kind byte
 
@@ -58,6 +63,7 @@ const (
 	KindLogon     Kind = 'L' // strategy to order gateway: this is who I am
 	KindOrder     Kind = 'O' // strategy to order gateway
 	KindDone      Kind = 'D' // over a link that strategies share: these were all the orders of one
+	KindAck       Kind = 'A' // order gateway, over a link that strategies share: I have these orders of one
 	KindEnd       Kind = 'E' // from whoever sends prices or orders: these were all
 )
 
@@ -135,7 +141,7 @@ func ParseMessage(b []byte) (Message, error) {
 		Due:      int64(binary.LittleEndian.Uint64(b[40:])),
 	}
 	switch m.Kind {
-	case KindSubscribe, KindStart, KindPrice, KindLogon, KindDone, KindEnd:
+	case KindSubscribe, KindStart, KindPrice, KindLogon, KindDone, KindAck, KindEnd:
 		return m, nil
 	case KindOrder:
 		if m.Side == Buy || m.Side == Sell {
