@@ -56,7 +56,7 @@ func (d *halfOpen) close() {
 
 // serve takes dialers off a socket until it is closed.
 func (l *Listener) serve(sock syscall.RawConn) {
-	for l.awaitDrained() {
+	for l.awaitDrained() && !l.isDraining() {
 		fd, err := l.accept(sock)
 		switch {
 		case fd >= 0:
@@ -185,6 +185,8 @@ func (l *Listener) drop(d *halfOpen, err error) {
 	go d.close()
 	l.run(-1) // the Logger's handler may be what closes the listener
 	defer l.run(1)
+	l.handle(1)
+	defer l.handle(-1)
 	l.refuse(d, err)
 }
 
@@ -193,6 +195,7 @@ func (l *Listener) refuse(d *halfOpen, err error) {
 	l.mu.Lock()
 	l.taken--
 	closed := l.closed
+	l.endDrain()
 	l.mu.Unlock()
 	l.files.Refused()
 	if l.logger == nil || closed {

@@ -46,6 +46,11 @@ type Listener struct {
 	watcher     *time.Timer    // calls watch
 	expired     bool
 	closed      bool
+	shared      bool   // other processes may have the socket: see share.go
+	draining    bool   // Close was called, and Accept gives out what was taken
+	serving     int    // goroutines that serve
+	handling    int    // of all goroutines, in a handler of the Logger
+	named       uint32 // the inode of the socket that had the name, once draining
 
 	drained *sync.Cond // ready is empty, or closed
 
@@ -53,6 +58,7 @@ type Listener struct {
 	news      sema.Sema  // says: look at ready, expired, closed
 
 	idle sema.Sema // says: running is 0 since Close
+	left sema.Sema // says: serving may be no more than handling since Close
 
 	deadline deadline.Deadline
 
@@ -64,6 +70,7 @@ type Listener struct {
 // A socket is one that dialers connect to.
 type socket struct {
 	*os.File
+	inode uint32
 	looks int // of watch since it lost the name
 }
 
@@ -83,28 +90,42 @@ func Listen(name string, lc ListenOptions) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := segment.Geometry{RingSize: lc.RingSize, Anonymous: lc.Anonymous, Reuse: lc.SpareBytes > 0}
-	if err := segment.CheckRingSize(g.RingSize); err != nil {
-		return nil, err
-	}
-	if lc.Backlog < 0 {
-		return nil, fmt.Errorf("backlog %d is negative", lc.Backlog)
-	}
-	if lc.Mode&^fs.ModePerm != 0 {
-		return nil, fmt.Errorf("mode %v is more than permission bits", lc.Mode)
-	}
-	if err := checkMode(lc.Mode); err != nil {
+	if err := lc.check(); err != nil {
 		return nil, err
 	}
 	dir, err := segment.OpenDir(dirPath)
 	if err != nil {
 		return nil, temporary(err)
 	}
-	files, sock, err := segment.Announce(dir, base, g, lc.Mode, lc.Backlog)
+	files, sock, err := segment.Announce(dir, base, lc.geometry(), lc.Mode, lc.Backlog)
 	if err != nil {
 		dir.Close()
 		return nil, temporary(err)
 	}
+	return lc.begin(name, files, sock, false)
+}
+
+// check says what is wrong with the options.
+func (lc *ListenOptions) check() error {
+	if err := segment.CheckRingSize(lc.RingSize); err != nil {
+		return err
+	}
+	if lc.Backlog < 0 {
+		return fmt.Errorf("backlog %d is negative", lc.Backlog)
+	}
+	if lc.Mode&^fs.ModePerm != 0 {
+		return fmt.Errorf("mode %v is more than permission bits", lc.Mode)
+	}
+	return checkMode(lc.Mode)
+}
+
+func (lc *ListenOptions) geometry() segment.Geometry {
+	return segment.Geometry{RingSize: lc.RingSize, Anonymous: lc.Anonymous, Reuse: lc.SpareBytes > 0}
+}
+
+// begin takes dialers off sock, the socket of files. Both are closed when it
+// fails.
+func (lc *ListenOptions) begin(name string, files *segment.Listener, sock int, shared bool) (*Listener, error) {
 	l := &Listener{
 		name:     name,
 		busyPoll: lc.BusyPoll,
@@ -114,12 +135,14 @@ func Listen(name string, lc ListenOptions) (*Listener, error) {
 		spareFor: lc.SpareTime,
 		busy:     make(map[uint32]int),
 		users:    1,
+		shared:   shared,
 	}
 	l.drained = sync.NewCond(&l.mu)
 	l.spares.awaited = l.awaited
 	if err := l.open(sock); err != nil {
+		files.Release(!shared)
 		files.Close()
-		dir.Close()
+		files.Dir.Close()
 		return nil, err
 	}
 	bubble.Outside(func() {
@@ -184,6 +207,7 @@ func (l *Listener) next() (r result, ok bool) {
 	if len(l.acceptQueue) == 0 {
 		l.drained.Broadcast()
 	}
+	l.endDrain()
 	return r, true
 }
 
@@ -221,18 +245,25 @@ func (l *Listener) open(sock int) error {
 	if err == nil {
 		err = s.SetDeadline(time.Time{}) // is epoll watching it?
 	}
+	if err == nil {
+		s.inode, err = inodeOf(s.File)
+	}
 	if err != nil {
 		s.Close()
 		return fmt.Errorf("wait for dialers: %w", err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
+	if l.closed || l.draining {
 		s.Close()
 		return net.ErrClosed
 	}
+	l.serving++
 	l.sockets = append(l.sockets, s)
-	l.start(func() { l.serve(raw) })
+	l.start(func() {
+		defer l.stopped(s)
+		l.serve(raw)
+	})
 	return nil
 }
 
@@ -267,15 +298,24 @@ func (l *Listener) leave() {
 	}
 }
 
-// Close stops listening. Those that wait for Accept are reset.
+// Close stops listening. Those that wait for Accept are reset, unless other
+// processes may have the socket: then Accept goes on to give out those that
+// were taken off it, and a second Close resets them.
 func (l *Listener) Close() error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
 		return net.ErrClosed
 	}
+	if l.shared && !l.draining {
+		l.drain()
+		return nil
+	}
+	again := l.draining
 	l.closed = true
-	l.files.Close() // before Accept returns, after which the process may end
+	if l.serving == 0 || !again { // else the last that serves does so
+		l.files.Close() // before Accept returns, after which the process may end
+	}
 	if l.watcher != nil {
 		l.watcher.Stop()
 	}
@@ -302,6 +342,9 @@ func (l *Listener) Close() error {
 		l.idle.Wait()
 	}
 	l.leave()
+	if again {
+		return net.ErrClosed
+	}
 	return nil
 }
 

@@ -23,6 +23,7 @@ type DialOptions struct {
 // ListenOptions are what shmconn.ListenConfig has, with its defaults filled in.
 type ListenOptions struct {
 	RingSize  int
+	AnyRing   bool // FileListener: the size that the name has is as good
 	Backlog   int
 	Mode      fs.FileMode
 	Anonymous bool

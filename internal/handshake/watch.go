@@ -26,7 +26,7 @@ func (l *Listener) watch() {
 	}
 	l.mu.Lock()
 	drained := l.removeDrained()
-	if !l.closed {
+	if !l.closed && !l.draining {
 		l.watcher.Reset(watchEvery)
 	}
 	l.mu.Unlock()

@@ -17,6 +17,7 @@ type Info struct {
 	Accepted uint64
 	Refused  uint64
 	Alive    bool   // a listener has it locked
+	Shared   bool   // without that, too, somebody may have the socket
 	Path     string // as it was looked up
 }
 
@@ -89,6 +90,7 @@ func LookupFile(fd int, path string) (Info, error) {
 		Geometry: Geometry{RingSize: int(ringSize), Anonymous: p.flags&flagAnonymous != 0, Reuse: p.reuse != 0},
 		UID:      st.Uid,
 		Alive:    lockedForWriting(fd),
+		Shared:   p.shared != 0,
 		PID:      int(p.pid),
 		Accepted: p.accepted.Load(),
 		Refused:  p.refused.Load(),
