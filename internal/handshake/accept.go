@@ -56,7 +56,7 @@ func (d *halfOpen) close() {
 
 // serve takes dialers off a socket until it is closed.
 func (l *Listener) serve(sock syscall.RawConn) {
-	for l.awaitDrained() && !l.isDraining() {
+	for l.awaitTurn() {
 		fd, err := l.accept(sock)
 		switch {
 		case fd >= 0:

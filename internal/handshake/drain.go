@@ -31,10 +31,15 @@ func (l *Listener) drain() {
 	}
 }
 
-func (l *Listener) isDraining() bool {
+// awaitTurn waits until the next dialer may be taken off a socket: when Accept
+// has taken all that were before. It reports false after Close.
+func (l *Listener) awaitTurn() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.draining
+	for len(l.acceptQueue) > 0 && !l.closed && !l.draining {
+		l.drained.Wait()
+	}
+	return !l.closed && !l.draining
 }
 
 // isServing reports whether a goroutine takes dialers off a socket, or may do

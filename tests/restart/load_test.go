@@ -31,6 +31,7 @@ type server struct {
 	serving  sync.WaitGroup
 	accepted atomic.Int64
 	served   atomic.Int64 // to their end
+	reused   atomic.Uint64
 	wrong    atomic.Pointer[string]
 }
 
@@ -40,7 +41,7 @@ const header = 8
 // nothing more to accept.
 func (s *server) run() {
 	for {
-		c, err := s.l.Accept()
+		c, err := s.l.AcceptConn()
 		if err != nil {
 			if !errors.Is(err, net.ErrClosed) {
 				s.say(err)
@@ -48,6 +49,7 @@ func (s *server) run() {
 			return
 		}
 		s.accepted.Add(1)
+		s.reused.Add(min(1, c.Stats().Reused))
 		s.serving.Go(func() {
 			defer c.Close()
 			if err := serve(c); err != nil {
