@@ -62,6 +62,7 @@ func (l *Listener) announce() (socket int, err error) {
 		return -1, err
 	}
 	if l.Dir.inUse(l.Base, l.file) {
+		l.locked = false // and the files are not ours to remove
 		return -1, unix.EADDRINUSE
 	}
 	// The name is this process's from here on.

@@ -86,11 +86,13 @@ func (l *Listener) adopt(anyRing bool) error {
 	}
 	for range 100 {
 		joined, err := l.join()
-		if err == nil && !joined {
-			err = l.take()
+		if err != nil {
+			return err
 		}
-		if joined && err == unix.EADDRINUSE || !joined && errors.Is(err, unix.EADDRINUSE) {
-			continue // the lock has changed hands meanwhile
+		if !joined {
+			if err = l.take(); err == unix.EADDRINUSE {
+				continue // somebody has locked it meanwhile
+			}
 		}
 		if err != nil {
 			return err
@@ -183,7 +185,7 @@ func (l *Listener) Release(remove bool) {
 		return
 	}
 	l.closed = true
-	if remove && !l.locked && l.file >= 0 {
+	if remove && !l.locked && l.file >= 0 && l.page.shared != 0 {
 		l.locked = lock(l.file) == nil
 	}
 	l.locked = l.locked && remove
