@@ -156,14 +156,15 @@ func FileListener(f *os.File, lc ListenOptions) (l *Listener, name string, err e
 // adopt takes, or shares, the name base in dir, whose socket is behind sock.
 func (lc *ListenOptions) adopt(dir *segment.Dir, base string, sock int) (*segment.Listener, error) {
 	lc.SpareBytes = 0
+	if err := isAt(dir, base, sock); err != nil {
+		return nil, err
+	}
 	files, err := segment.Adopt(dir, base, lc.geometry(), lc.AnyRing, lc.Mode, lc.Backlog)
 	if err != nil {
 		return nil, err
 	}
-	if err = isAt(files, sock); err == nil {
-		limitAccept(sock)
-		err = os.NewSyscallError("setnonblock", unix.SetNonblock(sock, true))
-	}
+	limitAccept(sock)
+	err = os.NewSyscallError("setnonblock", unix.SetNonblock(sock, true))
 	if err == nil {
 		// To listen once more sets the length of the backlog, and has the socket
 		// name this process to dialers.
@@ -179,7 +180,7 @@ func (lc *ListenOptions) adopt(dir *segment.Dir, base string, sock int) (*segmen
 
 // isAt says what is wrong if the name does not lead to sock any more. Where the
 // kernel does not tell it is taken for right.
-func isAt(files *segment.Listener, sock int) error {
+func isAt(dir *segment.Dir, base string, sock int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(sock, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
@@ -190,7 +191,7 @@ func isAt(files *segment.Listener, sock int) error {
 	}
 	const minorBits = 20 // of the kernel's own dev_t
 	ino, dev := binary.NativeEndian.Uint32(at), binary.NativeEndian.Uint32(at[4:])
-	if !files.SocketFile(unix.Mkdev(dev>>minorBits, dev&(1<<minorBits-1)), ino) {
+	if !dir.LeadsTo(base, unix.Mkdev(dev>>minorBits, dev&(1<<minorBits-1)), ino) {
 		return errors.New("the name leads to another socket by now: no dialer finds this one")
 	}
 	return nil

@@ -46,7 +46,6 @@ type Listener struct {
 	Directory string    `json:"directory"`
 	State     State     `json:"state"`
 	Process   *Process  `json:"process"` // nil where it is not seen
-	Sharing   []Process `json:"sharing,omitempty"` // others that have its socket open: each may accept
 	UID       int       `json:"uid"`     // owner of the segment
 	RingSize  int       `json:"ring_size"`
 	Anonymous bool      `json:"anonymous"`

@@ -112,7 +112,6 @@ func (l *Listener) share(procs map[int]*process) {
 		if !slices.Contains(p.socks, inode) || l.Process != nil && l.Process.PID == pid {
 			continue
 		}
-		l.Sharing = append(l.Sharing, p.Process)
 		named = append(named, fmt.Sprintf("%s[%d]", p.Command, pid))
 	}
 	switch holder := l.Process != nil && l.Process.UID >= 0; {

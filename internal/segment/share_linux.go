@@ -239,8 +239,10 @@ func DisplayName(dir, base string) string {
 	return dir + "/" + base
 }
 
-// SocketFile reports whether a socket that is bound to a file with this inode
-// on this device is the one that has the listener's name.
-func (l *Listener) SocketFile(dev uint64, ino uint32) bool {
-	return l.socket.Dev == dev && uint32(l.socket.Ino) == ino
+// LeadsTo reports whether the name of base's socket leads to a file with this
+// inode, of which the kernel has told 32 bits, on this device.
+func (d *Dir) LeadsTo(base string, dev uint64, ino uint32) bool {
+	var st unix.Stat_t
+	there, err := statName(d.fd, socketName(base), &st)
+	return err != nil || !there || uint64(st.Dev) == dev && uint32(st.Ino) == ino
 }
