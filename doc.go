@@ -21,6 +21,8 @@
 // Wait of [Dialer]; for an [http.Transport] or a gRPC dial function
 // [Dialer.DialContext]; [Listener.AcceptConn] for a *Conn without an assertion.
 //
+// Restart a server and refuse nobody: [Listener.File], [FileListener].
+//
 // Read and write: [Conn.Read], [Conn.Write], [Conn.SetDeadline]; half close
 // with [Conn.CloseWrite] and [Conn.CloseRead]; end a stream that was cut short
 // with [Conn.Abort]; select on the peer's end with [Conn.Done].
