@@ -136,17 +136,17 @@ func (lc *ListenConfig) options() handshake.ListenOptions {
 func FileListener(f *os.File) (*Listener, error) { return new(ListenConfig).FileListener(f) }
 
 // FileListener returns a listener on the socket behind f, which another process
-// has made: one whose [Listener.File] it is, or a service manager, which listens
-// (SOCK_SEQPACKET) on the file shmconn.NAME@sock in the name's directory. It has
-// the backlog of that socket, and no dialer is refused meanwhile. f stays the
-// caller's, who closes it.
+// has made: one whose [Listener.File] it is, or a service manager, which
+// listens (SOCK_SEQPACKET) on the file shmconn.NAME@sock in the name's
+// directory. It has the backlog of that socket, and no dialer is refused
+// meanwhile. f stays the caller's, who closes it.
 //
 // The name is that of the socket. Where its directory has a path of more than
-// 64 bytes, the socket does not tell, and f.Name has to be the name, as it is of
+// 65 bytes, the socket does not tell, and f.Name has to be the name, as it is of
 // the File.
 //
-// The listener is shared, as [Listener.File] says of that one. Rings are of the
-// size, and of the memory, that the name has: to ask for others, by RingSize or
+// The listener is shared, as [Listener.File] says of that one. Rings are of
+// the size, and of the memory, that the name has: to ask for others, by RingSize or
 // Anonymous, is an error. Where the name has none yet, lc says. From now on it
 // is this process that dialers see as their peer, whichever accepts them.
 //
@@ -232,10 +232,10 @@ func (l *Listener) AcceptConn() (*Conn, error) {
 // Accept are reset. A second Close returns [net.ErrClosed].
 //
 // If the listener is shared ([Listener.File]), those that wait for Accept are
-// left to the other process. The few that this one has taken off the socket are
-// returned by Accept, which returns [net.ErrClosed] after the last of them: so a
-// process that restarts goes on to call Accept until then. A second Close resets
-// them. The files stay for as long as any process has the socket open.
+// left to the other process. The few that this one has taken off the socket
+// are returned by Accept, which returns [net.ErrClosed] after the last of them:
+// so a process that restarts goes on to call Accept until then. A second Close
+// resets them. The files stay for as long as any process has the socket open.
 func (l *Listener) Close() error {
 	return l.opError("close", l.l.Close())
 }

@@ -60,8 +60,8 @@ func inodeOf(sock *os.File) (inode uint32, err error) {
 }
 
 // askSocket returns an attribute, of 4 bytes or more, of the Unix socket with
-// an inode. show has the kernel tell it. The error is ENOENT if there is no such
-// socket in any process.
+// an inode. show has the kernel tell it. The error is ENOENT if there is no
+// such socket in any process.
 func askSocket(inode uint32, show uint32, attribute uint16) ([]byte, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
 	if err != nil {

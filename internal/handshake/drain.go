@@ -11,8 +11,8 @@ import (
 )
 
 // drain begins the end of a shared listener: it takes no more dialers off its
-// socket, and Accept gives out those that were taken. It returns when the socket
-// is closed here. The caller has l.mu, which is unlocked.
+// socket, and Accept gives out those that were taken. It returns when the
+// socket is closed here. The caller has l.mu, which is unlocked.
 func (l *Listener) drain() {
 	l.draining = true
 	l.watcher.Stop()

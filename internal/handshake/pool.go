@@ -200,8 +200,8 @@ func (p *pool) purge() bool { return p.giveUp(p.mayGo) }
 // sweep gives up those whose peer has let go of them.
 func (p *pool) sweep() { p.giveUp(func(s *spare) bool { return s.Gone() }) }
 
-// withdraw gives up all that may go, and all that come later. What it leaves was
-// taken by dialers that are on their way.
+// withdraw gives up all that may go, and all that come later. What it leaves
+// was taken by dialers that are on their way.
 func (p *pool) withdraw() {
 	p.mu.Lock()
 	p.closed = true
