@@ -142,13 +142,14 @@ func FileListener(f *os.File) (*Listener, error) { return new(ListenConfig).File
 // meanwhile. f stays the caller's, who closes it.
 //
 // The name is that of the socket. Where its directory has a path of more than
-// 65 bytes, the socket does not tell, and f.Name has to be the name, as it is of
-// the File.
+// 65 bytes, the socket does not tell, and f.Name has to be the name, as it is
+// of the File.
 //
 // The listener is shared, as [Listener.File] says of that one. Rings are of
-// the size, and of the memory, that the name has: to ask for others, by RingSize or
-// Anonymous, is an error. Where the name has none yet, lc says. From now on it
-// is this process that dialers see as their peer, whichever accepts them.
+// the size, and of the memory, that the name has: to ask for others, by
+// RingSize or Anonymous, is an error. Where the name has none yet, lc says.
+// From now on it is this process that dialers see as their peer, whichever
+// accepts them.
 //
 // The error is [syscall.EADDRINUSE] when another process listens on the name by
 // another socket. f that is no such socket, or whose name was removed, is an
