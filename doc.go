@@ -18,6 +18,7 @@
 //   - Listen and dial: [Listen], [Dial]; options in [ListenConfig], [Dialer].
 //     Before anybody listens: Dialer.Wait. For an [http.Transport] or gRPC:
 //     [Dialer.DialContext].
+//   - Restart a server and refuse nobody: [Listener.File], [FileListener].
 //   - Read and write: [Conn.Read], [Conn.Write], [Conn.WriteBuffers]. End one
 //     direction: [Conn.CloseWrite]. End a stream that is incomplete:
 //     [Conn.Abort]. Select on the end of the peer: [Conn.Done].

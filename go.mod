@@ -22,6 +22,7 @@ require (
 
 // The tests.
 require (
+	github.com/cloudflare/tableflip v1.2.3
 	github.com/rogpeppe/go-internal v1.16.0
 	golang.org/x/net v0.62.0
 )

@@ -5,7 +5,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"runtime"
+	"syscall"
 	"time"
 
 	"shmconn/internal/handshake"
@@ -83,8 +85,18 @@ func Listen(name string) (*Listener, error) { return new(ListenConfig).Listen(na
 //   - [errors.ErrUnsupported]: the system is not Linux, or 64-bit atomics are
 //     not the processor's own (mips, GOARM < 7).
 func (lc *ListenConfig) Listen(name string) (*Listener, error) {
-	l, err := handshake.Listen(name, handshake.ListenOptions{
+	l, err := handshake.Listen(name, lc.options())
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: "shm", Addr: Addr{Name: name}, Err: err}
+	}
+	return newListener(l, Addr{Name: name}), nil
+}
+
+// options returns lc with what its zeros stand for.
+func (lc *ListenConfig) options() handshake.ListenOptions {
+	return handshake.ListenOptions{
 		RingSize:  cmp.Or(lc.RingSize, DefaultRingSize),
+		AnyRing:   lc.RingSize == 0,
 		Backlog:   cmp.Or(lc.Backlog, DefaultBacklog),
 		Mode:      cmp.Or(lc.Mode, 0o600),
 		Anonymous: lc.Anonymous,
@@ -93,8 +105,38 @@ func (lc *ListenConfig) Listen(name string) (*Listener, error) {
 
 		SpareBytes: max(0, cmp.Or(lc.SpareBytes, DefaultSpareBytes)),
 		SpareTime:  cmp.Or(lc.SpareTime, DefaultSpareTime),
-	})
+	}
+}
+
+// FileListener returns a listener on the socket behind f. It is
+// new([ListenConfig]).FileListener(f).
+func FileListener(f *os.File) (*Listener, error) { return new(ListenConfig).FileListener(f) }
+
+// FileListener returns a listener on the socket behind f, which another process
+// has made: one whose [Listener.File] it is, or a service manager, which
+// listens (SOCK_SEQPACKET) on the file shmconn.NAME@sock in the name's
+// directory. It has the backlog of that socket, and no dialer is refused
+// meanwhile. f stays the caller's, who closes it.
+//
+// The name is that of the socket. Where its directory has a path of more than
+// 65 bytes, the socket does not tell, and f.Name has to be the name, as it is
+// of the File.
+//
+// The listener is shared, as [Listener.File] says of that one. Rings are of
+// the size, and of the memory, that the name has: to ask for others, by
+// RingSize or Anonymous, is an error. Where the name has none yet, lc says.
+// From now on it is this process that dialers see as their peer, whichever
+// accepts them.
+//
+// The error is [syscall.EADDRINUSE] when another process listens on the name by
+// another socket. f that is no such socket, or whose name was removed, is an
+// error.
+func (lc *ListenConfig) FileListener(f *os.File) (*Listener, error) {
+	l, name, err := handshake.FileListener(f, lc.options())
 	if err != nil {
+		if name == "" {
+			name = f.Name()
+		}
 		return nil, &net.OpError{Op: "listen", Net: "shm", Addr: Addr{Name: name}, Err: err}
 	}
 	return newListener(l, Addr{Name: name}), nil
@@ -117,7 +159,12 @@ type Listener struct {
 // need not wait for a file system.
 func newListener(l *handshake.Listener, addr Addr) *Listener {
 	h := &Listener{l: l, addr: addr}
-	runtime.AddCleanup(h, func(l *handshake.Listener) { go l.Close() }, l)
+	runtime.AddCleanup(h, func(l *handshake.Listener) {
+		go func() {
+			l.Close()
+			l.Close() // nobody is left to Accept what the first may have left
+		}()
+	}, l)
 	return h
 }
 
@@ -162,8 +209,45 @@ func (l *Listener) AcceptConn() (*Conn, error) {
 // Close stops listening and removes the listener's files. A waiting Accept
 // returns [net.ErrClosed], and so does a second Close. Accepted connections go
 // on; those that wait for Accept are reset.
+//
+// If the listener is shared ([Listener.File]), those that wait for Accept are
+// left to the other process. The few that this one has taken off the socket
+// are returned by Accept, which returns [net.ErrClosed] after the last of them:
+// so a process that restarts goes on to call Accept until then. A second Close
+// resets them. The files stay for as long as any process has the socket open.
 func (l *Listener) Close() error {
 	return l.opError("close", l.l.Close())
+}
+
+// File returns a copy of the listener's socket, for another process to listen
+// on with [FileListener], as the File of a [net.UnixListener] is: by
+// [os/exec.Cmd.ExtraFiles], say. It is the caller's to close, and to close it
+// does not affect l.
+//
+// Before File returns, the listener becomes *shared*, for as long as it lives:
+//
+//   - Each process takes dialers from the same backlog. No dialer is refused
+//     while one of them has the socket open, whether it accepts or not.
+//   - Close leaves the backlog and the files to the others, as it says there.
+//   - It keeps no spares ([ListenConfig.SpareBytes]). File may wait for dialers
+//     that are about to use one, 2 s at most.
+//
+// The error is [net.ErrClosed] after Close; it is Temporary when the process is
+// short of descriptors.
+func (l *Listener) File() (*os.File, error) {
+	f, err := l.l.File()
+	runtime.KeepAlive(l)
+	return f, l.opError("file", err)
+}
+
+// SyscallConn returns the listener's socket, as that of a [net.UnixListener],
+// for Control alone. Like [Listener.File] it makes the listener shared.
+func (l *Listener) SyscallConn() (syscall.RawConn, error) {
+	c, err := l.l.SyscallConn()
+	if err != nil {
+		return nil, l.opError("file", err)
+	}
+	return c, nil
 }
 
 // Addr returns the name that the listener listens on, an [Addr].

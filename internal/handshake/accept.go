@@ -48,6 +48,8 @@ func (l *Listener) acceptNext() (*stream.Stream, error) {
 		switch {
 		case to.short != nil:
 			l.finishShort(to.short)
+		case to.drained:
+			l.news.Wait()
 		case to.sock == nil:
 			return r.s, r.err
 		default:
@@ -66,9 +68,10 @@ var longAgo = time.Unix(1, 0)
 
 // A task is what Accept does while it has nothing to return.
 type task struct {
-	short *halfOpen // finish its handshake
-	sock  *socket   // take the next dialer off it
-	wait  bool      // wait for one
+	short   *halfOpen // finish its handshake
+	drained bool      // wait for handshakes under way: no more begin
+	sock    *socket   // take the next dialer off it
+	wait    bool      // wait for one
 }
 
 // next returns what Accept is to return, or what it is to do before.
@@ -83,10 +86,14 @@ func (l *Listener) next() (r result, to task) {
 	case len(l.acceptQueue) > 0:
 		r = l.acceptQueue[0]
 		l.acceptQueue = slices.Delete(l.acceptQueue, 0, 1)
+		l.endDrain()
 		return r, to
 	case len(l.short) > 0:
 		to.short = l.short[0]
 		l.short = slices.Delete(l.short, 0, 1)
+		return r, to
+	case l.draining:
+		to.drained = true
 		return r, to
 	}
 	for _, s := range l.sockets[:len(l.sockets)-1] {
@@ -110,6 +117,9 @@ func (l *Listener) take(to task) (fd int, err error) {
 	accept := func(listening uintptr) bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
+		if l.draining {
+			return true
+		}
 		for {
 			fd, _, err = unix.Accept4(int(listening), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 			if err != unix.EINTR && err != unix.ECONNABORTED {
@@ -136,11 +146,14 @@ func (l *Listener) take(to task) (fd int, err error) {
 	return fd, err
 }
 
-// wake has the Accept that waits on a socket look again. The caller has l.mu.
+// wake has the Accept that waits look again. The caller has l.mu.
 func (l *Listener) wake() {
 	if l.waiting != nil {
 		l.waiting.SetReadDeadline(longAgo)
 		l.waiting, l.woken = nil, true
+	}
+	if l.draining {
+		l.news.Notify()
 	}
 }
 

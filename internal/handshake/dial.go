@@ -98,7 +98,7 @@ func (d *DialOptions) connect(ctx context.Context, dir *segment.Dir, base string
 	if !d.allows(info.UID) {
 		return nil, fmt.Errorf("%s: the listener's files belong to user %d: %w", info.Path, info.UID, fs.ErrPermission)
 	}
-	if !info.Alive {
+	if !info.Alive && !info.Shared {
 		return nil, &segment.NobodyError{Path: info.Path, Why: "the listener has died"}
 	}
 	at, err := dir.OpenSocket(base)
@@ -115,6 +115,9 @@ func (d *DialOptions) connect(ctx context.Context, dir *segment.Dir, base string
 	defer o.close()
 
 	sock, err := connect(ctx, at)
+	if nobody, ok := errors.AsType[*segment.NobodyError](err); ok && !info.Alive {
+		nobody.Why, nobody.Soon = "the listener has died, and nobody has its socket", false
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +131,7 @@ func (d *DialOptions) connect(ctx context.Context, dir *segment.Dir, base string
 	}
 	now, err := segment.Lookup(dir, base)
 	switch {
-	case errors.Is(err, segment.ErrNoListener), err == nil && now.Geometry != info.Geometry:
+	case errors.Is(err, segment.ErrNoListener), err == nil && !now.SameConns(info.Geometry):
 		return nil, changed(info.Path, "the listener was replaced")
 	case err != nil:
 		return nil, err

@@ -153,6 +153,7 @@ func (l *Listener) refuse(d *halfOpen, err error) {
 	l.mu.Lock()
 	l.taken--
 	closed := l.closed
+	l.endDrain()
 	l.mu.Unlock()
 	l.files.Refused()
 	if l.logger == nil || closed {

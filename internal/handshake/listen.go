@@ -48,8 +48,14 @@ type Listener struct {
 	watcher     *time.Timer    // calls watch
 	expired     bool
 	closed      bool
+	shared      bool // other processes may have the socket: see share.go
+	draining    bool // Close was called, and Accept gives out what was taken
+	released    bool // and has let go of the socket and the names
 
 	accepting sync.Mutex // held by the Accept that serves dialers
+	news      sema.Sema  // has an Accept look again that has no socket any more
+
+	closing sync.Mutex // of the first Close, which the second one waits for
 
 	idle sema.Sema // says: running is 0 since Close
 
@@ -64,7 +70,8 @@ type Listener struct {
 type socket struct {
 	*os.File
 	raw   syscall.RawConn // of the same
-	looks int             // of watch since it lost the name
+	inode uint32
+	looks int // of watch since it lost the name
 }
 
 // A result is what Accept returns.
@@ -83,28 +90,42 @@ func Listen(name string, lc ListenOptions) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := segment.Geometry{RingSize: lc.RingSize, Anonymous: lc.Anonymous, Reuse: lc.SpareBytes > 0}
-	if err := segment.CheckRingSize(g.RingSize); err != nil {
-		return nil, err
-	}
-	if lc.Backlog < 0 {
-		return nil, fmt.Errorf("backlog %d is negative", lc.Backlog)
-	}
-	if lc.Mode&^fs.ModePerm != 0 {
-		return nil, fmt.Errorf("mode %v is more than permission bits", lc.Mode)
-	}
-	if err := checkMode(lc.Mode); err != nil {
+	if err := lc.check(); err != nil {
 		return nil, err
 	}
 	dir, err := segment.OpenDir(dirPath)
 	if err != nil {
 		return nil, temporary(err)
 	}
-	files, sock, err := segment.Announce(dir, base, g, lc.Mode, lc.Backlog)
+	files, sock, err := segment.Announce(dir, base, lc.geometry(), lc.Mode, lc.Backlog)
 	if err != nil {
 		dir.Close()
 		return nil, temporary(err)
 	}
+	return lc.begin(name, files, sock, false)
+}
+
+// check returns an error if the options are wrong.
+func (lc *ListenOptions) check() error {
+	if err := segment.CheckRingSize(lc.RingSize); err != nil {
+		return err
+	}
+	if lc.Backlog < 0 {
+		return fmt.Errorf("backlog %d is negative", lc.Backlog)
+	}
+	if lc.Mode&^fs.ModePerm != 0 {
+		return fmt.Errorf("mode %v is more than permission bits", lc.Mode)
+	}
+	return checkMode(lc.Mode)
+}
+
+func (lc *ListenOptions) geometry() segment.Geometry {
+	return segment.Geometry{RingSize: lc.RingSize, Anonymous: lc.Anonymous, Reuse: lc.SpareBytes > 0}
+}
+
+// begin makes the listener that takes dialers off sock, the socket of files.
+// Both are closed when it fails.
+func (lc *ListenOptions) begin(name string, files *segment.Listener, sock int, shared bool) (*Listener, error) {
 	l := &Listener{
 		name:     name,
 		busyPoll: lc.BusyPoll,
@@ -114,11 +135,13 @@ func Listen(name string, lc ListenOptions) (*Listener, error) {
 		spareFor: lc.SpareTime,
 		busy:     make(map[uint32]int),
 		users:    1,
+		shared:   shared,
 	}
 	l.spares.awaited = l.awaited
 	if err := l.open(sock); err != nil {
+		files.Release(!shared)
 		files.Close()
-		dir.Close()
+		files.Dir.Close()
 		return nil, err
 	}
 	bubble.Outside(func() {
@@ -158,13 +181,16 @@ func (l *Listener) open(sock int) error {
 	if s.raw, err = s.SyscallConn(); err == nil {
 		err = s.SetDeadline(time.Time{}) // is epoll watching it?
 	}
+	if err == nil {
+		s.inode, err = inodeOf(s.File)
+	}
 	if err != nil {
 		s.Close()
 		return fmt.Errorf("wait for dialers: %w", err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
+	if l.closed || l.draining {
 		s.Close()
 		return net.ErrClosed
 	}
@@ -204,15 +230,25 @@ func (l *Listener) leave() {
 	}
 }
 
-// Close stops listening. Connections that wait for Accept are reset.
+// Close stops listening. Connections that wait for Accept are reset, unless
+// other processes may have the socket: then Accept goes on to give out those
+// that were taken off it, and a second Close resets them.
 func (l *Listener) Close() error {
+	l.closing.Lock()
+	defer l.closing.Unlock()
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
 		return net.ErrClosed
 	}
+	if l.shared && !l.draining {
+		l.drain()
+		return nil
+	}
+	again := l.draining
 	l.closed = true
 	l.files.Close() // before Accept returns, after which the process may end
+	l.wake()
 	if l.watcher != nil {
 		l.watcher.Stop()
 	}
@@ -240,6 +276,9 @@ func (l *Listener) Close() error {
 		l.idle.Wait()
 	}
 	l.leave()
+	if again {
+		return net.ErrClosed
+	}
 	return nil
 }
 

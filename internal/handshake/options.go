@@ -24,6 +24,7 @@ type DialOptions struct {
 // filled in.
 type ListenOptions struct {
 	RingSize  int
+	AnyRing   bool // FileListener: the size that the name has is as good
 	Backlog   int
 	Mode      fs.FileMode
 	Anonymous bool

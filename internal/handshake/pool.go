@@ -201,6 +201,15 @@ func (p *pool) purge() bool { return p.giveUp(p.mayGo) }
 // sweep gives up spares whose peer has let go of them.
 func (p *pool) sweep() { p.giveUp(func(s *spare) bool { return s.Gone() }) }
 
+// withdraw gives up all that may go, and all that come later. What it leaves
+// was taken by dialers that are on their way.
+func (p *pool) withdraw() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.purge()
+}
+
 // close gives up all spares, now and later.
 func (p *pool) close() {
 	p.mu.Lock()

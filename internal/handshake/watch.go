@@ -31,7 +31,7 @@ func (l *Listener) watch() {
 		l.wake() // for those who have connected to a socket without a name
 	}
 	drained := l.removeDrained()
-	if !l.closed {
+	if !l.closed && !l.draining {
 		l.watcher.Reset(watchEvery)
 	}
 	l.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +38,9 @@ func (s *Scanner) listeners(procs map[int]*process, files []name) (list []Listen
 			continue // it has closed meanwhile
 		}
 		l.fill(info, err, holders[n.key], procs)
+		if err == nil && info.Shared {
+			l.share(procs)
+		}
 		l.Since = socketMade(n.path)
 		list = append(list, l)
 	}
@@ -87,6 +91,52 @@ func (l *Listener) fill(info segment.Info, err error, holder *process, procs map
 	if l.State == Listening && l.Process == nil {
 		l.Process = claimed(info, procs)
 	}
+}
+
+// share looks who has the socket of a listener that has shared it: processes
+// that listen on it, or a service manager that does so for one that is to come.
+func (l *Listener) share(procs map[int]*process) {
+	inode, err := listening(filepath.Join(l.Directory, segment.Prefix+l.Name+"@sock"))
+	switch {
+	case err != nil:
+		l.Note = "who has its socket cannot be seen"
+		return
+	case inode == 0:
+		l.State, l.Process = Stale, nil
+		return
+	}
+	l.State = Listening
+	var named []string
+	for _, pid := range slices.Sorted(maps.Keys(procs)) {
+		p := procs[pid]
+		if !slices.Contains(p.socks, inode) || l.Process != nil && l.Process.PID == pid {
+			continue
+		}
+		named = append(named, fmt.Sprintf("%s[%d]", p.Command, pid))
+	}
+	switch holder := l.Process != nil && l.Process.UID >= 0; {
+	case len(named) > 0 && holder:
+		l.Note = "its socket is shared with " + strings.Join(named, ", ")
+	case len(named) > 0:
+		l.Process = nil
+		l.Note = "its socket is held by " + strings.Join(named, ", ")
+	case !holder:
+		l.Process = nil
+		l.Note = "its socket is held by a process that is not seen"
+	}
+}
+
+// listening returns the number of the socket that listens on the file at path,
+// 0 if none does.
+func listening(path string) (inode uint64, err error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		if err == unix.ENOENT {
+			return 0, nil
+		}
+		return 0, err
+	}
+	return socketOf(st)
 }
 
 // claimed returns the process that a listener says it is, which is not seen to

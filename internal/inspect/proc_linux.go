@@ -24,6 +24,7 @@ type process struct {
 	parent int
 	pipes  []pipeEnd
 	files  []openFile
+	socks  []uint64 // inodes
 	maps   []mapping
 }
 
@@ -124,6 +125,10 @@ func look(pid int) (*process, error) {
 			if e, ok := lookPipe(dir, fd); ok {
 				p.pipes = append(p.pipes, e)
 				bells++
+			}
+		} else if n, ok := strings.CutPrefix(target, "socket:["); ok {
+			if inode, err := strconv.ParseUint(strings.TrimSuffix(n, "]"), 10, 64); err == nil {
+				p.socks = append(p.socks, inode)
 			}
 		} else if strings.Contains(target, segment.Prefix) || strings.Contains(target, nameless) {
 			if f, ok := lookFile(dir, fd, target); ok {

@@ -76,6 +76,7 @@ const (
 //	    24     4  flags       bit 0: connections are of anonymous memory
 //	    28     4  pid         the listener's process, in its PID namespace
 //	    32     4  reuse       1 if the listener can use segments again
+//	    36     4  shared      1 if other processes may have the socket
 //	    64     8  accepted    connections handed out by Accept
 //	    72     8  refused     dialers that were dropped
 type listenerPage struct {
@@ -87,7 +88,8 @@ type listenerPage struct {
 	flags      uint32
 	pid        uint32
 	reuse      uint32
-	_          [64 - 36]byte
+	shared     uint32
+	_          [64 - 40]byte
 	accepted   atomic.Uint64
 	refused    atomic.Uint64
 }
@@ -104,6 +106,7 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(listenerPage{}.ringSize)-16]
 	_ = [1]struct{}{}[unsafe.Offsetof(listenerPage{}.pid)-28]
 	_ = [1]struct{}{}[unsafe.Offsetof(listenerPage{}.reuse)-32]
+	_ = [1]struct{}{}[unsafe.Offsetof(listenerPage{}.shared)-36]
 	_ = [1]struct{}{}[unsafe.Offsetof(listenerPage{}.accepted)-64]
 )
 
@@ -112,6 +115,13 @@ type Geometry struct {
 	RingSize  int
 	Anonymous bool
 	Reuse     bool // a segment may be used for more than one connection
+}
+
+// SameConns reports whether connections of g and of h have the same segments,
+// whether these may be used again or not.
+func (g Geometry) SameConns(h Geometry) bool {
+	g.Reuse = h.Reuse
+	return g == h
 }
 
 func (g Geometry) flags() uint32 {

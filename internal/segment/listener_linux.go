@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -60,15 +61,14 @@ func (l *Listener) announce() (socket int, err error) {
 	if err := l.take(); err != nil {
 		return -1, err
 	}
+	if l.Dir.inUse(l.Base, l.file) {
+		l.locked = false // and the files are not ours to remove
+		return -1, unix.EADDRINUSE
+	}
 	// The name belongs to this process from here on.
 	l.Dir.sweep(l.Base)
 	l.page.magic.Store(0)
-	l.page.version = Version
-	l.page.headerSize = uint32(PageSize)
-	l.page.ringSize = uint64(l.Geo.RingSize)
-	l.page.flags = l.Geo.flags()
-	l.page.pid = uint32(os.Getpid())
-	l.page.reuse = l.Geo.reuse()
+	l.fill()
 	if err := l.write(); err != nil {
 		return -1, err
 	}
@@ -82,6 +82,18 @@ func (l *Listener) announce() (socket int, err error) {
 		return -1, err
 	}
 	return socket, nil
+}
+
+// fill puts into l.page what dialers have to know.
+func (l *Listener) fill() {
+	l.page.version = Version
+	l.page.headerSize = uint32(PageSize)
+	l.page.ringSize = uint64(l.Geo.RingSize)
+	l.page.flags = l.Geo.flags()
+	l.page.pid = uint32(os.Getpid())
+	if l.page.reuse = l.Geo.reuse(); l.page.shared != 0 {
+		l.page.reuse = 0
+	}
 }
 
 // write stores l.page in the segment, the magic number last. To write allocates
@@ -137,7 +149,7 @@ func (l *Listener) listen() (_ int, err error) {
 	var random [draftRandom]byte
 	rand.Read(random[:])
 	draft := draftPrefix(l.Base) + hex.EncodeToString(random[:])
-	switch err := unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", l.Dir.fd, draft)}); err {
+	switch err := unix.Bind(fd, &unix.SockaddrUnix{Name: l.Dir.address(draft)}); err {
 	case nil:
 	case unix.ENOSPC:
 		return -1, l.Dir.noRoom("the listener's socket", err)
@@ -200,13 +212,19 @@ func (l *Listener) Restore() (socket int, err error) {
 	if err != nil {
 		return -1, nil // the next check may find out
 	}
+	if !l.locked && same && !l.succeed() {
+		return -1, nil // the files are another process's to look after
+	}
 	if !same {
-		file := l.file
+		file, locked := l.file, l.locked
 		l.file, l.locked = -1, false
 		if socket, err = l.announce(); err != nil {
 			l.remove()
-			l.file, l.locked = file, true
+			l.file, l.locked = file, locked
 			l.page.magic.Store(listenerMagic)
+			if !locked && errors.Is(err, unix.EADDRINUSE) {
+				return -1, nil // that process has put them back
+			}
 			return -1, fmt.Errorf("the name was removed from outside and cannot be put back: %w", err)
 		}
 		unix.Close(file)
@@ -257,7 +275,7 @@ func (l *Listener) count(n *atomic.Uint64) uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	count := n.Add(1)
-	if !l.closed {
+	if !l.closed && l.locked {
 		unix.Pwrite(l.file, bytesOf(&l.page)[countersAt:], countersAt)
 	}
 	return count
@@ -272,10 +290,7 @@ func (l *Listener) socketThere() (bool, error) {
 
 // Close removes what is still the listener's own and closes its files.
 func (l *Listener) Close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	l.remove()
+	l.Release(true)
 	l.proc.Close()
 }
 

@@ -17,6 +17,7 @@ type Info struct {
 	Accepted uint64
 	Refused  uint64
 	Alive    bool   // a listener has it locked
+	Shared   bool   // without that, too, somebody may have the socket
 	Path     string // as it was looked up
 }
 
@@ -64,6 +65,9 @@ func LookupFile(fd int, path string) (Info, error) {
 	if st.Mode&othersWrite != 0 {
 		return Info{}, writableError(path)
 	}
+	// Asked before the page is read: a listener says that it has shared its socket
+	// before it lets go of the lock.
+	alive := lockedForWriting(fd)
 	p := new(listenerPage)
 	switch err := pread(fd, bytesOf(p)); {
 	case errors.Is(err, io.ErrUnexpectedEOF), err == nil && p.magic.Load() == 0:
@@ -88,7 +92,8 @@ func LookupFile(fd int, path string) (Info, error) {
 	return Info{
 		Geometry: Geometry{RingSize: int(ringSize), Anonymous: p.flags&flagAnonymous != 0, Reuse: p.reuse != 0},
 		UID:      st.Uid,
-		Alive:    lockedForWriting(fd),
+		Alive:    alive,
+		Shared:   p.shared != 0,
 		PID:      int(p.pid),
 		Accepted: p.accepted.Load(),
 		Refused:  p.refused.Load(),

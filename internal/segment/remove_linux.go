@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +28,9 @@ func RemoveListener(dir *Dir, base string, dry bool) (gone []string, err error) 
 			return nil, err
 		}
 		defer unix.Close(fd)
+		if dir.inUse(base, fd) {
+			return nil, unix.EADDRINUSE
+		}
 	}
 	there, err := removeSocket(dir, base, dry)
 	if err != nil {
@@ -114,7 +118,7 @@ func removable(dir *Dir, page string, dry bool) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fmt.Errorf("%s is not a regular file", dir.at(page))
 	}
-	if dry && Locked(fd) { // otherwise wait for the lock
+	if dry && (Locked(fd) || dir.inUse(strings.TrimPrefix(page, Prefix), fd)) { // otherwise wait for the lock
 		return unix.EADDRINUSE
 	}
 	if !removes(st.Uid) {

@@ -345,7 +345,7 @@ func TestGoldenListener(t *testing.T) {
 				t.Errorf("the file begins with %q", got[:8])
 			}
 			info, err := Lookup(d, "feed")
-			if want := (Info{g, uint32(os.Geteuid()), os.Getpid(), 3, 1, true, d.path + "/shmconn.feed"}); info != want || err != nil {
+			if want := (Info{g, uint32(os.Geteuid()), os.Getpid(), 3, 1, true, false, d.path + "/shmconn.feed"}); info != want || err != nil {
 				t.Errorf("Lookup = %+v, %v, want %+v", info, err, want)
 			}
 		})
@@ -932,7 +932,7 @@ func TestStale(t *testing.T) {
 			}
 			announce(t, d, "feed")
 			info, err := Lookup(d, "feed")
-			if want := (Info{named, uint32(os.Geteuid()), os.Getpid(), 0, 0, true, path}); info != want || err != nil {
+			if want := (Info{named, uint32(os.Geteuid()), os.Getpid(), 0, 0, true, false, path}); info != want || err != nil {
 				t.Errorf("Lookup = %+v, %v, want %+v", info, err, want)
 			}
 			if st, err := os.Stat(path); err != nil || st.Size() != int64(PageSize) || st.Mode() != 0o600 {

@@ -18,8 +18,8 @@ func average(prices []market.Amount, n, scale int) market.Amount {
 	return sum * market.Amount(scale)
 }
 
-// A SlowCrossover is a [market.Crossover] that keeps all prices and adds them up anew every
-// time.
+// A SlowCrossover is a [market.Crossover] that keeps all prices and adds them
+// up anew every time.
 type SlowCrossover struct {
 	prices []market.Amount
 	side   market.Side
@@ -67,7 +67,8 @@ func WantOrders(quotes []market.Quote, loops int, subscriptions ...[]string) []b
 	return b.Bytes()
 }
 
-// CheckOrders fails t at the first line in which got, an order file, is not want.
+// CheckOrders fails t at the first line in which got, an order file, is not
+// want.
 func CheckOrders(t *testing.T, got, want []byte) {
 	t.Helper()
 	if bytes.Equal(got, want) {
