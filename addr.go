@@ -3,6 +3,8 @@ package shmconn
 import (
 	"fmt"
 	"net"
+
+	"shmconn/internal/stream"
 )
 
 var _ net.Addr = Addr{}
@@ -22,8 +24,11 @@ type Addr struct {
 	Number uint64
 }
 
-// Network returns "shm".
-func (a Addr) Network() string { return "shm" }
+// Network returns "shm", and "unix" where connections go over Unix sockets: see
+// "Other systems" in the package comment.
+func (a Addr) Network() string { return network }
+
+const network = stream.Network
 
 // String returns the name, and where the address is a dialer's what it says of
 // that, without a space, for logs: feed#17(pid=4711,uid=1000).

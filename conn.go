@@ -60,7 +60,7 @@ func (c *Conn) wrap(op string, err error) error {
 	if v, ok := errors.AsType[*ring.Violation](err); ok {
 		err = (*CorruptError)(v)
 	}
-	return &net.OpError{Op: op, Net: "shm", Source: c.local, Addr: c.remote, Err: err}
+	return &net.OpError{Op: op, Net: network, Source: c.local, Addr: c.remote, Err: err}
 }
 
 // Read copies bytes the peer has written into b and returns how many. It waits
@@ -391,7 +391,8 @@ func (c *Conn) Stats() Stats {
 // PeerCred returns the process, user and group of the peer, as the kernel told
 // them: of the dialer when it dialed, of the listener when it began to listen.
 // In another PID or user namespace the kernel translates them to the caller's;
-// a process that has no number there is 0.
+// a process that has no number there is 0, and so is what another system than
+// Linux does not say.
 func (c *Conn) PeerCred() (pid int, uid, gid uint32) {
 	p := c.s.Cred()
 	return int(p.PID), p.UID, p.GID

@@ -102,9 +102,9 @@ func Listen(name string) (*Listener, error) { return new(ListenConfig).Listen(na
 // taken over. If the name is another user's, the error is [fs.ErrPermission],
 // or EADDRINUSE where that user lets the caller see that somebody listens. A
 // file at the name that no listener can have left is an error, and stays as it
-// is. Without /proc nobody can listen. On systems other than Linux, and where
-// 64-bit atomics are not the processor's own (mips, GOARM < 7), it is
-// [errors.ErrUnsupported].
+// is. Without /proc nobody can listen. Where 64-bit atomics are not the
+// processor's own (mips, GOARM < 7) it is [errors.ErrUnsupported]. For systems
+// other than Linux see "Other systems" in the package comment.
 func (lc *ListenConfig) Listen(name string) (*Listener, error) {
 	l, err := handshake.Listen(name, handshake.ListenOptions{
 		RingSize:  cmp.Or(lc.RingSize, DefaultRingSize),
@@ -118,7 +118,7 @@ func (lc *ListenConfig) Listen(name string) (*Listener, error) {
 		SpareTime:  cmp.Or(lc.SpareTime, DefaultSpareTime),
 	})
 	if err != nil {
-		return nil, &net.OpError{Op: "listen", Net: "shm", Addr: Addr{Name: name}, Err: err}
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: Addr{Name: name}, Err: err}
 	}
 	return newListener(l, Addr{Name: name}), nil
 }
@@ -149,7 +149,7 @@ func (l *Listener) opError(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &net.OpError{Op: op, Net: "shm", Addr: l.addr, Err: err}
+	return &net.OpError{Op: op, Net: network, Addr: l.addr, Err: err}
 }
 
 // Accept waits for the next connection and returns it, a [*Conn]. Errors are as
