@@ -70,13 +70,13 @@ func ExampleListen() {
 		log.Fatal(err)
 	}
 	defer l.Close()
-	fmt.Println(l.Addr().Network(), l.Addr())
+	fmt.Println(l.Addr())
 
 	_, err = shmconn.Listen("feed")
-	fmt.Println(err)
+	fmt.Println(errors.Is(err, syscall.EADDRINUSE))
 	// Output:
-	// shm feed
-	// listen shm feed: address already in use
+	// feed
+	// true
 }
 
 func ExampleDial() {
@@ -142,7 +142,7 @@ func ExampleDialer_DialContext() {
 		log.Fatal(err)
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "%s over %s", r.URL.Path, l.Addr().Network())
+		fmt.Fprintf(w, "%s from %s", r.URL.Path, l.Addr())
 	})}
 	go srv.Serve(l)
 	defer srv.Close()
@@ -156,7 +156,7 @@ func ExampleDialer_DialContext() {
 	}
 	defer resp.Body.Close()
 	io.Copy(os.Stdout, resp.Body)
-	// Output: /prices over shm
+	// Output: /prices from web
 }
 
 func ExampleDialer_DialContext_cancel() {
@@ -837,8 +837,8 @@ func ExampleConn_LocalAddr() {
 	client, server := examplePair("ticks")
 	defer client.Close()
 	defer server.Close()
-	fmt.Println(client.LocalAddr().Network(), client.LocalAddr())
-	// Output: shm ticks
+	fmt.Println(client.LocalAddr())
+	// Output: ticks
 }
 
 func ExampleConn_RemoteAddr() {
@@ -882,8 +882,11 @@ func ExampleConn_SetWriteDeadline() {
 }
 
 func ExampleAddr_Network() {
-	fmt.Println(shmconn.Addr{Name: "feed"}.Network())
-	// Output: shm
+	switch (shmconn.Addr{Name: "feed"}).Network() {
+	case "shm", "unix": // on Linux, elsewhere
+		fmt.Println("one of two")
+	}
+	// Output: one of two
 }
 
 func ExampleAddr_String() {
