@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -96,9 +97,11 @@ func announce(path string, mode fs.FileMode) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, pathError("listen", path, err)
 	}
-	if err := os.Chmod(path, mode); err != nil {
-		socket.Close()
-		return nil, err
+	if runtime.GOOS != "windows" { // which has no such bits
+		if err := os.Chmod(path, mode); err != nil {
+			socket.Close()
+			return nil, err
+		}
 	}
 	return socket, nil
 }
