@@ -3,6 +3,8 @@ package shmconn
 import (
 	"fmt"
 	"net"
+
+	"shmconn/internal/stream"
 )
 
 var _ net.Addr = Addr{}
@@ -20,8 +22,11 @@ type Addr struct {
 	Number uint64
 }
 
-// Network returns "shm".
-func (a Addr) Network() string { return "shm" }
+// Network returns "shm", and "unix" where connections go over Unix sockets: see
+// "Other systems" in the package comment.
+func (a Addr) Network() string { return network }
+
+const network = stream.Network
 
 // String returns the name; for a dialer, with what identifies it, without a
 // space, for logs: feed#17(pid=4711,uid=1000).

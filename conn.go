@@ -57,7 +57,7 @@ func (c *Conn) wrap(op string, err error) error {
 	if v, ok := errors.AsType[*ring.Violation](err); ok {
 		err = (*CorruptError)(v)
 	}
-	return &net.OpError{Op: op, Net: "shm", Source: c.local, Addr: c.remote, Err: err}
+	return &net.OpError{Op: op, Net: network, Source: c.local, Addr: c.remote, Err: err}
 }
 
 // Read waits until there is at least one byte to read, copies what there is
@@ -339,7 +339,8 @@ func (c *Conn) Stats() Stats {
 // PeerCred returns the process, user and group of the peer, as the kernel
 // reported them: those of the dialer when it dialed, of the listener when it
 // began to listen. In another PID or user namespace they are translated to the
-// caller's; a process that has no number there is 0.
+// caller's; a process that has no number there is 0, and so is what a system
+// other than Linux does not report.
 func (c *Conn) PeerCred() (pid int, uid, gid uint32) {
 	p := c.s.Cred()
 	return int(p.PID), p.UID, p.GID

@@ -130,7 +130,7 @@ func (d *Dialer) dialContext(ctx context.Context, name string) (*Conn, error) {
 		}
 	}
 	if err != nil {
-		return nil, &net.OpError{Op: "dial", Net: "shm", Addr: Addr{Name: name}, Err: err}
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: Addr{Name: name}, Err: err}
 	}
 	return newConn(s, Addr{Name: name}, Addr{Name: name}), nil
 }

@@ -10,8 +10,8 @@
 // A connection is a segment of shared memory that holds two rings of bytes, one
 // for each direction, each with one producer and one consumer. A Unix socket
 // introduces the two processes to each other and is closed; no byte of the
-// stream and no wake-up goes through a socket. On systems other than Linux
-// everything compiles, and Listen and Dial return [errors.ErrUnsupported].
+// stream and no wake-up goes through a socket. That is on Linux; see "Other
+// systems".
 //
 // # By task
 //
@@ -77,6 +77,34 @@
 //     every quarter ring in a writer that never waits, on a connection from
 //     which nobody reads.
 //   - There is no SyscallConn and no File, and descriptors cannot be passed.
+//
+// # Other systems
+//
+// On macOS, Windows and the BSDs, and on Linux with the build tag
+// shmconn_sockets, the same API goes over Unix sockets, for development: plain
+// and slow. Names, errors, deadlines, half close and the order of all these are
+// the same. [Addr.Network] and [Stats] say "unix" there. The two kinds do not
+// connect with each other. What differs:
+//
+//   - Names without a slash live in [os.TempDir] (with the tag in /dev/shm) or
+//     in $SHMCONN_DIR. A path has 100 bytes at most. A name is still taken over
+//     from a listener that died, and never from one that lives; files that are
+//     removed from under a listener are not put back.
+//   - Dial waits for the listener's process, not for Accept, so not while that
+//     is stopped: Timeout counts. Wait looks every 20 ms.
+//   - A call that hands something over waits until the peer's process has taken
+//     it in, TryWrite and Close, too: for a second at most, where that is
+//     stopped. What it has not taken in then is lost if this process is killed.
+//   - Peek and Reserve return private memory, so there is no CorruptError.
+//     BusyPoll, Anonymous, SpareBytes and SpareTime mean nothing, and calls
+//     allocate. All waits sleep at once, and are counted as ParksAlways.
+//   - [Conn.PeerCred] has no process on FreeBSD. On Windows, NetBSD, OpenBSD
+//     and DragonFly it has nothing: all is 0, and a dial with AllowUID returns
+//     [errors.ErrUnsupported]. Mode does what the system makes of it, which is
+//     nothing on Windows; between creation and chmod the umask counts.
+//
+// On Solaris, AIX, js and wasip1 everything compiles, and Listen and Dial
+// return [errors.ErrUnsupported].
 //
 // # Trust
 //

@@ -70,13 +70,13 @@ func ExampleListen() {
 		log.Fatal(err)
 	}
 	defer l.Close()
-	fmt.Println(l.Addr().Network(), l.Addr())
+	fmt.Println(l.Addr())
 
 	_, err = shmconn.Listen("feed")
-	fmt.Println(err)
+	fmt.Println(errors.Is(err, syscall.EADDRINUSE))
 	// Output:
-	// shm feed
-	// listen shm feed: address already in use
+	// feed
+	// true
 }
 
 func ExampleDial() {
@@ -142,7 +142,7 @@ func ExampleDialer_DialContext() {
 		log.Fatal(err)
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "%s over %s", r.URL.Path, l.Addr().Network())
+		fmt.Fprintf(w, "%s from %s", r.URL.Path, l.Addr())
 	})}
 	go srv.Serve(l)
 	defer srv.Close()
@@ -156,7 +156,7 @@ func ExampleDialer_DialContext() {
 	}
 	defer resp.Body.Close()
 	io.Copy(os.Stdout, resp.Body)
-	// Output: /prices over shm
+	// Output: /prices from web
 }
 
 func ExampleDialer_DialContext_cancel() {
@@ -743,97 +743,6 @@ func ExampleListener_Close() {
 	// true
 }
 
-// A server hands its socket to the next one, here in the same process, and
-// closes. Nobody who dials meanwhile is refused.
-func ExampleListener_File() {
-	old, err := shmconn.Listen("feed")
-	if err != nil {
-		log.Fatal(err)
-	}
-	f, err := old.File() // to exec.Cmd.ExtraFiles, say
-	if err != nil {
-		log.Fatal(err)
-	}
-	old.Close()
-	c, err := shmconn.Dial("feed")
-	fmt.Println("dialed:", err)
-	defer c.Close()
-
-	next, err := shmconn.FileListener(f) // os.NewFile(3, "feed"), in the next process
-	if err != nil {
-		log.Fatal(err)
-	}
-	f.Close()
-	defer next.Close()
-	accepted, err := next.Accept()
-	fmt.Println("accepted:", err)
-	accepted.Close()
-	// Output:
-	// dialed: <nil>
-	// accepted: <nil>
-}
-
-func ExampleFileListener() {
-	l, err := shmconn.Listen("feed")
-	if err != nil {
-		log.Fatal(err)
-	}
-	f, err := l.File()
-	if err != nil {
-		log.Fatal(err)
-	}
-	l.Close()
-	next, err := shmconn.FileListener(f)
-	if err != nil {
-		log.Fatal(err)
-	}
-	f.Close()
-	fmt.Println(next.Addr())
-	next.Close() // the last one removes the files
-	// Output: feed
-}
-
-func ExampleListenConfig_FileListener() {
-	l, err := shmconn.Listen("feed")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer l.Close()
-	f, err := l.File()
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer f.Close()
-	lc := &shmconn.ListenConfig{RingSize: 1 << 20} // dialers know other rings
-	_, err = lc.FileListener(f)
-	fmt.Println(err != nil)
-	lc = &shmconn.ListenConfig{Backlog: 1024}
-	next, err := lc.FileListener(f)
-	if err != nil {
-		log.Fatal(err)
-	}
-	next.Close()
-	// Output: true
-}
-
-// Package tableflip takes the socket so.
-func ExampleListener_SyscallConn() {
-	l, err := shmconn.Listen("feed")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer l.Close()
-	raw, err := l.SyscallConn()
-	if err != nil {
-		log.Fatal(err)
-	}
-	err = raw.Control(func(fd uintptr) { fmt.Println(fd > 2) })
-	fmt.Println(err)
-	// Output:
-	// true
-	// <nil>
-}
-
 func ExampleListener_Addr() {
 	l, err := shmconn.Listen("feed")
 	if err != nil {
@@ -929,8 +838,8 @@ func ExampleConn_LocalAddr() {
 	client, server := examplePair("ticks")
 	defer client.Close()
 	defer server.Close()
-	fmt.Println(client.LocalAddr().Network(), client.LocalAddr())
-	// Output: shm ticks
+	fmt.Println(client.LocalAddr())
+	// Output: ticks
 }
 
 func ExampleConn_RemoteAddr() {
@@ -974,8 +883,11 @@ func ExampleConn_SetWriteDeadline() {
 }
 
 func ExampleAddr_Network() {
-	fmt.Println(shmconn.Addr{Name: "feed"}.Network())
-	// Output: shm
+	switch (shmconn.Addr{Name: "feed"}).Network() {
+	case "shm", "unix": // on Linux, elsewhere
+		fmt.Println("one of two")
+	}
+	// Output: one of two
 }
 
 func ExampleAddr_String() {

@@ -687,6 +687,7 @@ func TestExclusiveTruncated(t *testing.T) {
 
 // TestExclusiveAllocs counts what a message costs the garbage collector.
 func TestExclusiveAllocs(t *testing.T) {
+	shmtest.SkipSockets(t, "calls allocate")
 	if shmtest.RaceEnabled {
 		t.Skip("the race detector allocates")
 	}

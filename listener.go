@@ -82,12 +82,14 @@ func Listen(name string) (*Listener, error) { return new(ListenConfig).Listen(na
 //   - [fs.ErrPermission]: the name is another user's.
 //   - A file at the name that no listener can have left is an error, and stays
 //     as it is. Without /proc, Listen always fails.
-//   - [errors.ErrUnsupported]: the system is not Linux, or 64-bit atomics are
-//     not the processor's own (mips, GOARM < 7).
+//   - [errors.ErrUnsupported]: 64-bit atomics are not the processor's own
+//     (mips, GOARM < 7).
+//
+// For systems other than Linux see "Other systems" in the package comment.
 func (lc *ListenConfig) Listen(name string) (*Listener, error) {
 	l, err := handshake.Listen(name, lc.options())
 	if err != nil {
-		return nil, &net.OpError{Op: "listen", Net: "shm", Addr: Addr{Name: name}, Err: err}
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: Addr{Name: name}, Err: err}
 	}
 	return newListener(l, Addr{Name: name}), nil
 }
@@ -137,7 +139,7 @@ func (lc *ListenConfig) FileListener(f *os.File) (*Listener, error) {
 		if name == "" {
 			name = f.Name()
 		}
-		return nil, &net.OpError{Op: "listen", Net: "shm", Addr: Addr{Name: name}, Err: err}
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: Addr{Name: name}, Err: err}
 	}
 	return newListener(l, Addr{Name: name}), nil
 }
@@ -173,7 +175,7 @@ func (l *Listener) opError(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &net.OpError{Op: op, Net: "shm", Addr: l.addr, Err: err}
+	return &net.OpError{Op: op, Net: network, Addr: l.addr, Err: err}
 }
 
 // Accept is AcceptConn as [net.Listener] has it; the connection is a [*Conn].

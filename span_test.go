@@ -338,13 +338,13 @@ func TestPeekDiscard(t *testing.T) {
 			if got, err := b.Peek(n); len(got) != 0 || err == nil {
 				t.Errorf("Peek(%d) = %d bytes, %v, want an error", n, len(got), err)
 			} else {
-				shmtest.Outcome(t, "shm", err)
+				shmtest.Outcome(t, shmtest.Network, err)
 			}
 		}
 		if n, err := b.Discard(-1); n != 0 || err == nil {
 			t.Errorf("Discard(-1) = %d, %v, want an error", n, err)
 		} else {
-			shmtest.Outcome(t, "shm", err)
+			shmtest.Outcome(t, shmtest.Network, err)
 		}
 
 		// They wait; half the ring is not too much; Discard of more is neither.
@@ -428,7 +428,7 @@ func TestReserveCommit(t *testing.T) {
 				t.Errorf("%s succeeded, want an error", what)
 				return
 			}
-			shmtest.Outcome(t, "shm", err)
+			shmtest.Outcome(t, shmtest.Network, err)
 			if b.Buffered() != 0 {
 				t.Errorf("%s published %d bytes", what, b.Buffered())
 				b.Discard(b.Buffered())

@@ -4,6 +4,7 @@ import "time"
 
 // Stats are the counters of one end of a connection, since it was made.
 type Stats struct {
+	Network      string // what it goes over: "shm", or "unix" for a Unix socket
 	RingSize     int    // bytes in each direction
 	Reused       uint64 // earlier connections that had the same memory
 	BytesRead    uint64 // bytes taken off the connection by this end

@@ -211,12 +211,12 @@ func TestErrors(t *testing.T) {
 		want string
 		is   error
 	}{
-		{"http+shm://nobody/x", "dial shm nobody: ", syscall.ECONNREFUSED},
-		{"http+shm://nobody/x", os.Getenv("SHMCONN_DIR") + "/shmconn.nobody", syscall.ECONNREFUSED},
-		{"http+shm://,no,such,dir,feed/x", "dial shm /no/such/dir/feed: ", syscall.ECONNREFUSED},
-		{"http+shm://a=20b/x", "dial shm a b: name has characters other than letters", nil},
-		{"http+shm://.feed/x", "dial shm .feed: name starts with a dot", nil},
-		{"http+shm://größe/x", "dial shm größe: name has characters other", nil},
+		{"http+shm://nobody/x", "dial " + shmtest.Network + " nobody: ", syscall.ECONNREFUSED},
+		{"http+shm://nobody/x", os.Getenv("SHMCONN_DIR") + "/shmconn", syscall.ECONNREFUSED},
+		{"http+shm://,no,such,dir,feed/x", "dial " + shmtest.Network + " /no/such/dir/feed: ", syscall.ECONNREFUSED},
+		{"http+shm://a=20b/x", "dial " + shmtest.Network + " a b: name has characters other than letters", nil},
+		{"http+shm://.feed/x", "dial " + shmtest.Network + " .feed: name starts with a dot", nil},
+		{"http+shm://größe/x", "dial " + shmtest.Network + " größe: name has characters other", nil},
 		{"http+shm:///shared/feed", "has no host: write http+shm://feed/ for the listener \"feed\", and http+shm://,shared,feed/ for \"/shared/feed\"", nil},
 		{"http+shm:feed", "has no host", nil},
 		{"http+shm://:80/", "has no host", nil},

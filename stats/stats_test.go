@@ -69,8 +69,8 @@ func TestSnapshot(t *testing.T) {
 	ring := shmconn.DefaultRingSize
 	snap := s.Snapshot()
 	want(t, "connections", snap.Conns, []stats.Conn{
-		{1, "feed", os.Getpid(), 0, ring - 1000, shmconn.Stats{RingSize: ring, BytesWritten: 1000, WriteCalls: 1}},
-		{2, "feed", os.Getpid(), 400, ring, shmconn.Stats{RingSize: ring, BytesRead: 600, ReadCalls: 1}},
+		{1, "feed", os.Getpid(), 0, ring - 1000, shmconn.Stats{Network: shmconn.Addr{}.Network(), RingSize: ring, BytesWritten: 1000, WriteCalls: 1}},
+		{2, "feed", os.Getpid(), 400, ring, shmconn.Stats{Network: shmconn.Addr{}.Network(), RingSize: ring, BytesRead: 600, ReadCalls: 1}},
 	})
 	want(t, "sums", snap.Names, []stats.Name{{Name: "feed", Added: 2, Open: 2, Buffered: 400, BytesRead: 600, BytesWritten: 1000, ReadCalls: 1, WriteCalls: 1}})
 
@@ -111,7 +111,7 @@ func TestWaits(t *testing.T) {
 	if causes := sum.ParksAlways + sum.ParksGap + sum.ParksContended + sum.ParksNear + sum.ParksSpent; causes != sum.Parks {
 		t.Errorf("%d parks, whose causes are %d", sum.Parks, causes)
 	}
-	if sum.Waits == 0 || sum.Parks == 0 || sum.Rings == 0 || sum.ReadWait == 0 || sum.WriteWait != 0 {
+	if sum.Waits == 0 || sum.Parks == 0 || a.Network == "shm" && sum.Rings == 0 || sum.ReadWait == 0 || sum.WriteWait != 0 {
 		t.Errorf("a Read that slept was not counted: %+v", sum)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"shmconn"
 	"shmconn/examples/internal/exampletest"
 )
 
@@ -51,7 +52,7 @@ func TestBoth(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	want := `(?s)^Hello, gopher! You asked http-\d+ for it, over shm\.\nclient: 50 requests, \d+ requests/s\n$`
+	want := `(?s)^Hello, gopher! You asked http-\d+ for it, over (shm|unix)\.\nclient: 50 requests, \d+ requests/s\n$`
 	if !regexp.MustCompile(want).Match(out) {
 		t.Errorf("output is\n%s\nwant a match of %s", out, want)
 	}
@@ -64,7 +65,7 @@ func TestTwoTerminals(t *testing.T) {
 		t.Errorf("URL is %q", url)
 	}
 	out, err := exampletest.Command(t, "-get", url+"hello/you", "-n", "2").CombinedOutput()
-	if want := "Hello, you! You asked demo for it, over shm.\n"; err != nil || !strings.HasPrefix(string(out), want) {
+	if want := "Hello, you! You asked demo for it, over " + (shmconn.Addr{}).Network() + ".\n"; err != nil || !strings.HasPrefix(string(out), want) {
 		t.Errorf("%v\n%s\nwant %q", err, out, want)
 	}
 	out, err = exampletest.Command(t, "-get", url+"elsewhere").CombinedOutput()

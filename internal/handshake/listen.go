@@ -1,4 +1,4 @@
-//go:build linux
+//go:build linux && !shmconn_sockets
 
 package handshake
 
@@ -152,25 +152,6 @@ func (lc *ListenOptions) begin(name string, files *segment.Listener, sock int, s
 		}
 	})
 	return l, nil
-}
-
-// checkMode returns an error if the mode of a listener's files is wrong: a
-// dialer reads one of them and writes to the other.
-func checkMode(mode fs.FileMode) error {
-	if mode&0o600 != 0o600 {
-		return fmt.Errorf("mode %#o shuts out the listener's own user, who may always dial: "+
-			"0600 lets in that user, 0660 its group, too, 0666 everybody", uint32(mode))
-	}
-	for _, who := range []struct {
-		what        string
-		read, write fs.FileMode
-	}{{"group", 0o040, 0o020}, {"others", 0o004, 0o002}} {
-		if mode&who.write != 0 && mode&who.read == 0 {
-			return fmt.Errorf("mode %#o lets the %s write only, and dialing takes both: "+
-				"0600 lets in one's own user, 0660 the group, too, 0666 everybody", uint32(mode), who.what)
-		}
-	}
-	return nil
 }
 
 // open has Accept take dialers off sock. A socket before it, which has lost its

@@ -68,3 +68,22 @@ func (e *WaitError) Unwrap() []error {
 
 // Timeout is for net.OpError.
 func (e *WaitError) Timeout() bool { return os.IsTimeout(e.Ended) }
+
+// checkMode returns an error if the mode of a listener's files is wrong: a
+// dialer reads one of them and writes to the other.
+func checkMode(mode fs.FileMode) error {
+	if mode&0o600 != 0o600 {
+		return fmt.Errorf("mode %#o shuts out the listener's own user, who may always dial: "+
+			"0600 lets in that user, 0660 its group, too, 0666 everybody", uint32(mode))
+	}
+	for _, who := range []struct {
+		what        string
+		read, write fs.FileMode
+	}{{"group", 0o040, 0o020}, {"others", 0o004, 0o002}} {
+		if mode&who.write != 0 && mode&who.read == 0 {
+			return fmt.Errorf("mode %#o lets the %s write only, and dialing takes both: "+
+				"0600 lets in one's own user, 0660 the group, too, 0666 everybody", uint32(mode), who.what)
+		}
+	}
+	return nil
+}

@@ -8,10 +8,6 @@ import (
 	"strings"
 )
 
-// DefaultDir is where names without a slash live, unless $SHMCONN_DIR says
-// otherwise.
-const DefaultDir = "/dev/shm"
-
 // Prefix starts the names of all files.
 const Prefix = "shmconn."
 

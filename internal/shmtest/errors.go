@@ -92,7 +92,7 @@ func Outcome(t testing.TB, network string, err error) string {
 // WantErr fails unless err is of that Class, at that operation: "read closed".
 func WantErr(t testing.TB, what string, err error, want string) {
 	t.Helper()
-	if got := Outcome(t, "shm", err); got != want {
+	if got := Outcome(t, Network, err); got != want {
 		t.Errorf("%s: got %s (%v), want %s", what, got, err, want)
 	}
 }
@@ -140,7 +140,7 @@ func Reclaim(t testing.TB, name string) {
 		t.Fatal(err)
 	}
 	l.Close()
-	if left, _ := filepath.Glob(UnixShape.Path("shmconn." + name + "*")); len(left) != 0 {
+	if left, _ := filepath.Glob(UnixShape.Path("shmconn[.-]" + name + "*")); len(left) != 0 {
 		t.Errorf("left after Listen and Close: %q", left)
 	}
 }
@@ -179,7 +179,7 @@ func WantCorrupt(t testing.TB, c *shmconn.Conn, err error) *shmconn.CorruptError
 	if !ok {
 		t.Fatalf("got %v, want a CorruptError", err)
 	}
-	Outcome(t, "shm", err)
+	Outcome(t, Network, err)
 	var later [4]error
 	_, later[0] = c.Read(make([]byte, 8))
 	_, later[1] = c.Write(make([]byte, 8))

@@ -39,7 +39,7 @@ func (y *Outcomes) ended(what string, err error, first bool) bool {
 	if err == nil {
 		return false
 	}
-	Outcome(y.T, "shm", err)
+	Outcome(y.T, Network, err)
 	c, _, _ := strings.Cut(Class(err), " ")
 	if !slices.Contains(final, c) {
 		if c != "timeout" {

@@ -18,7 +18,7 @@ import (
 // A Shape is a way to make connections. The zero shape is shm with all
 // defaults.
 type Shape struct {
-	Net        string // "shm", which "" stands for, or "unix"
+	Net        string // "", the library, or "unix", a socket of package net
 	Ring       int
 	Anonymous  bool
 	ListenPoll time.Duration
@@ -30,9 +30,25 @@ type Shape struct {
 // Network is the name of the network in an address.
 func (s Shape) Network() string {
 	if s.Net == "" {
-		return "shm"
+		return Network
 	}
 	return s.Net
+}
+
+// Network is the network of the library's addresses: "shm", or "unix" in a
+// binary that goes over Unix sockets instead (tag shmconn_sockets).
+var Network = shmconn.Addr{}.Network()
+
+// Sockets says whether the library goes over Unix sockets instead.
+var Sockets = Network == "unix"
+
+// SkipSockets skips a test that is not about what the library does over Unix
+// sockets.
+func SkipSockets(t testing.TB, why string) {
+	t.Helper()
+	if Sockets {
+		t.Skip("over Unix sockets: " + why)
+	}
 }
 
 func (s Shape) String() string {

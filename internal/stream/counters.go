@@ -1,4 +1,4 @@
-//go:build linux
+//go:build linux && !shmconn_sockets
 
 package stream
 
@@ -42,6 +42,7 @@ func (w *stopwatch) sum() time.Duration {
 func (s *Stream) Stats() Stats {
 	s.flush()
 	st := Stats{
+		Network:  Network,
 		RingSize: s.size,
 		Reused:   uint64(s.gen - 1),
 	}

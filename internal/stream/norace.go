@@ -1,4 +1,4 @@
-//go:build !race
+//go:build !race && linux && !shmconn_sockets
 
 package stream
 

@@ -8,6 +8,7 @@ import "time"
 
 // Stats are the counters of a stream, as shmconn.Stats has them.
 type Stats struct {
+	Network      string
 	RingSize     int
 	Reused       uint64
 	BytesRead    uint64

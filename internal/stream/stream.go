@@ -1,4 +1,4 @@
-//go:build linux
+//go:build linux && !shmconn_sockets
 
 package stream
 
@@ -14,6 +14,9 @@ import (
 	"shmconn/internal/segment"
 	"shmconn/internal/turn"
 )
+
+// Network is the name of the network in addresses and errors.
+const Network = "shm"
 
 // A Stream is what is behind a Conn: one end of two rings in one segment.
 //

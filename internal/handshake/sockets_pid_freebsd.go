@@ -1,0 +1,3 @@
+package handshake
+
+func peerPID(int) int32 { return 0 }
