@@ -49,7 +49,9 @@ type ListenConfig struct {
 
 	// Anonymous makes connections of sealed anonymous memory instead of files
 	// in the directory of the name. Nobody can truncate it, and it does not
-	// count against the size of /dev/shm.
+	// count against the size of /dev/shm. It takes memory as it is used: an
+	// idle connection has one page, and where the machine has no memory left,
+	// the kernel ends a process, not Dial with an error.
 	Anonymous bool
 
 	// BusyPoll is [Dialer.BusyPoll] for accepted connections.

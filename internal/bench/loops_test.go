@@ -45,6 +45,8 @@ func TestLoops(t *testing.T) {
 		{Spec{Net: "shm", Loop: "write", Size: 4}, 10000},
 		{Spec{Net: "shm-zerocopy", Loop: "messages", Size: 64}, 1000},
 		{Spec{Net: "shm", Loop: "dial"}, 10},
+		{Spec{Net: "shm", Loop: "http"}, 10},
+		{Spec{Net: "unix", Loop: "http"}, 10},
 	} {
 		for _, goroutine := range []bool{false, true} {
 			p, err := StartPeer(tt.Spec, goroutine)

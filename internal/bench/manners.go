@@ -11,36 +11,20 @@ import (
 
 // dialAndClose dials, waits until the server has accepted and closed, and
 // closes.
-func dialAndClose(e *end, q quota) (r Result, err error) {
+func dialAndClose(e *end, q quota) (Result, error) {
 	var b [1]byte
-	limit := uint64(e.spec.MaxOps)
-	if q.D == 0 {
-		limit = q.N
-	}
-	start := time.Now()
-	for (q.D == 0 || time.Since(start) < q.D) && r.Ops < limit {
+	return countConns(e, q, func() error {
 		c, err := e.net.Dial(e.spec, e.addr)
 		if err != nil {
-			return r, err
+			return err
 		}
 		n, err := c.(io.Reader).Read(b[:])
 		c.Close()
 		if n != 0 || err != io.EOF {
-			return r, fmt.Errorf("bench: read from a connection that was closed by its peer: %d, %v", n, err)
+			return fmt.Errorf("bench: read from a connection that was closed by its peer: %d, %v", n, err)
 		}
-		r.Ops++
-	}
-	r.Elapsed, r.AllOps = time.Since(start), r.Ops
-	// The connection that was made first says how it ends.
-	m := e.msgs[0]
-	if err := m.Send(8, r.Ops); err != nil {
-		return r, err
-	}
-	got, err := m.Receive(8)
-	if err == nil && got != r.Ops {
-		err = fmt.Errorf("bench: %d dials, %d accepted", r.Ops, got)
-	}
-	return r, err
+		return nil
+	})
 }
 
 // acceptAndClose accepts, on all the slices' behalf, and closes.
@@ -58,16 +42,7 @@ func acceptAndClose(e *end, _ quota) (Result, error) {
 			}
 		}()
 	})
-	m := e.msgs[0]
-	if _, err := m.Receive(8); err != nil {
-		return Result{}, err
-	}
-	n := e.dials.Swap(0)
-	err := m.Send(8, n)
-	if failed := e.failed.Load(); failed != nil {
-		err = errors.Join(err, *failed)
-	}
-	return Result{Ops: n, AllOps: n}, err
+	return answerCount(e)
 }
 
 // idle is either end while nothing is sent. A goroutine waits in Read on each

@@ -91,6 +91,7 @@ var (
 		return sum(v, elapsed) / sum(v, ops)
 	}}
 	messages = Metric{"messages received per second", "msg/s", true, rate}
+	requests = Metric{"a request and its reply", "ns", false, timePerOp.of}
 	dials    = Metric{"dial, accept, close", "ns", false, timePerOp.of}
 	bytesPer = Metric{"bytes received per second", "B/s", true, func(v []sample) float64 {
 		return sum(v, func(x sample) float64 { return ops(x) * float64(x.spec.Size) / seconds(x) })
@@ -229,6 +230,10 @@ func Workloads() []Workload {
 	add(Workload{
 		Name: "dial", Title: "Dial, accept, close", Metric: dials, Slice: 60 * time.Millisecond,
 		Contenders: With(Spec{Loop: "dial", MaxOps: 1000}, "shm", "shm-64KiB", "shm-1MiB", "unix", "tcp"),
+	})
+	add(Workload{
+		Name: "http", Title: "HTTP, a connection a request", Metric: requests, Slice: 60 * time.Millisecond,
+		Contenders: With(Spec{Loop: "http", MaxOps: 1000}, "shm", "unix", "tcp"),
 	})
 	rt := Spec{Loop: "roundtrip", Size: 64}
 	add(Workload{

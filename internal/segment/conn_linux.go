@@ -63,21 +63,8 @@ func (s *Segment) create(ctx context.Context, dir *Dir, base string, g Geometry,
 	if err != nil {
 		return err
 	}
-	// Without this a full directory would be a SIGBUS at some later store.
-	size := PageSize + 2*g.RingSize
-	if err := allocate(ctx, s.file, size); err != nil {
-		switch {
-		case err == ctx.Err():
-			return err
-		case err == unix.ENOSPC && !s.sealed:
-			return dir.noRoom(fmt.Sprintf("the %d bytes of a connection", size), err)
-		}
-		return fmt.Errorf("no room for the %d bytes of a connection: %w", size, os.NewSyscallError("fallocate", err))
-	}
-	if s.sealed {
-		if _, err = unix.FcntlInt(uintptr(s.file), unix.F_ADD_SEALS, seals); err != nil {
-			return os.NewSyscallError("fcntl", err)
-		}
+	if err := s.allocate(ctx, dir, PageSize+2*g.RingSize); err != nil {
+		return err
 	}
 	h := &connHeader{
 		version:    Version,
@@ -140,6 +127,27 @@ func (s *Segment) openMemory(base string) (err error) {
 // millisecond's work, so that a dial keeps its deadline. With the usual rings
 // of 256 KiB there is one piece.
 const maxPiece = 1 << 20
+
+// allocate makes the file of s size bytes long. On a file system there is memory
+// for all of them then: a full directory would be a SIGBUS at some later store.
+// Anonymous memory has no such limit, so what is not used yet takes none.
+func (s *Segment) allocate(ctx context.Context, dir *Dir, size int) error {
+	if s.sealed {
+		if err := unix.Ftruncate(s.file, int64(size)); err != nil {
+			return os.NewSyscallError("ftruncate", err)
+		}
+		_, err := unix.FcntlInt(uintptr(s.file), unix.F_ADD_SEALS, seals)
+		return os.NewSyscallError("fcntl", err)
+	}
+	err := allocate(ctx, s.file, size)
+	switch {
+	case err == nil, err == ctx.Err():
+		return err
+	case err == unix.ENOSPC:
+		return dir.noRoom(fmt.Sprintf("the %d bytes of a connection", size), err)
+	}
+	return fmt.Errorf("no room for the %d bytes of a connection: %w", size, os.NewSyscallError("fallocate", err))
+}
 
 // allocate makes the file behind fd size bytes long, with memory for all of
 // them. Before Linux 6.10 a signal can undo a piece (a profile sends a hundred

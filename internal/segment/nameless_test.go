@@ -71,6 +71,27 @@ func TestNoFiles(t *testing.T) {
 	}
 }
 
+// TestMemory says how much memory a new connection takes: a file all of it, so
+// that there is no lack of it later, and anonymous memory the header.
+func TestMemory(t *testing.T) {
+	for _, tt := range []struct {
+		g           Geometry
+		least, most int64
+	}{
+		{Geometry{RingSize: 1 << 20}, 2 << 20, 2<<20 + 64<<10},
+		{Geometry{RingSize: 1 << 20, Anonymous: true}, 1, 64 << 10},
+	} {
+		_, _, fd := create(t, tempDir(t), tt.g)
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			t.Fatal(err)
+		}
+		if n := st.Blocks * 512; n < tt.least || n > tt.most {
+			t.Errorf("%+v: it takes %d bytes, want %d to %d", tt.g, n, tt.least, tt.most)
+		}
+	}
+}
+
 // interrupted is the fallocate of a kernel that a signal interrupts each time
 // that more than most bytes are asked for: nothing is allocated then.
 func interrupted(t *testing.T, most int64) (calls *int) {
