@@ -128,9 +128,10 @@ func (s *Segment) openMemory(base string) (err error) {
 // of 256 KiB there is one piece.
 const maxPiece = 1 << 20
 
-// allocate makes the file of s size bytes long. On a file system there is memory
-// for all of them then: a full directory would be a SIGBUS at some later store.
-// Anonymous memory has no such limit, so what is not used yet takes none.
+// allocate makes the file of s size bytes long. On a file system there is
+// memory for all of them then: a full directory would be a SIGBUS at some later
+// store. Anonymous memory has no such limit, so what is not used yet takes
+// none.
 func (s *Segment) allocate(ctx context.Context, dir *Dir, size int) error {
 	if s.sealed {
 		if err := unix.Ftruncate(s.file, int64(size)); err != nil {
