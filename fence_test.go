@@ -31,7 +31,7 @@ const (
 var (
 	arrows = map[string][]string{
 		".":                  {"internal/handshake", "internal/ring", "internal/stream"},
-		"internal/handshake": {"internal/bubble", "internal/deadline", "internal/dekker", "internal/doorbell", "internal/segment", "internal/sema", "internal/stream", "internal/wait"},
+		"internal/handshake": {"internal/bubble", "internal/deadline", "internal/dekker", "internal/doorbell", "internal/segment", "internal/sema", "internal/sockdiag", "internal/stream", "internal/wait"},
 		"internal/stream":    {"internal/bubble", "internal/deadline", "internal/doorbell", "internal/ring", "internal/segment", "internal/sema", "internal/turn", "internal/wait"},
 		"internal/turn":      {"internal/dekker", "internal/sema"},
 		"internal/wait":      {"internal/bubble", "internal/sema"},
@@ -42,6 +42,7 @@ var (
 		"internal/ring":      nil,
 		"internal/segment":   nil,
 		"internal/sema":      nil,
+		"internal/sockdiag":  nil,
 	}
 
 	// above are packages of the library that import the root and the standard
@@ -55,12 +56,12 @@ var (
 		"internal/doorbell/ended_linux.go",
 		"internal/doorbell/raw_linux_unsafe.go",
 		"internal/handshake/accept.go",
-		"internal/handshake/backlog.go",
 		"internal/handshake/dial.go",
 		"internal/handshake/dialend.go",
 		"internal/handshake/dialwait.go",
 		"internal/handshake/drain.go",
 		"internal/handshake/halfopen.go",
+		"internal/handshake/listen.go",
 		"internal/handshake/message.go",
 		"internal/handshake/redial.go",
 		"internal/handshake/share.go",
@@ -77,6 +78,7 @@ var (
 		"internal/segment/remove_linux.go",
 		"internal/segment/share_linux.go",
 		"internal/segment/watch_linux.go",
+		"internal/sockdiag/sockdiag_linux.go",
 		"internal/stream/kernelsink.go",
 		"internal/stream/kernelsource.go",
 		"internal/wait/demand_linux.go",

@@ -2,16 +2,17 @@
  * The turn that calls take (internal/turn, internal/dekker), on x86-TSO.
  *
  * Callers take `held` by a LOCKed step and give it back by a plain store, which
- * stays in the store buffer of their processor for a while; but until `cheap` is
- * set, at whatever moment, they give it back by a LOCKed step, and a barrier does
- * nothing. A closer sets `shut` and `closed` at once
- * (with -DSHUT `shut` once more before), and waits until it has been hung up. A
- * reference keeps the memory mapped while its owner looks. A caller that finds the lock taken
- * queues up; the first in the queue is woken and tries, and may, at any time, ask for
- * the lock to be handed over (`starving`). With -DOPEN the closer comes when the callers
- * are done, so that nobody leaves because of the close. With -DEXPIRE the first caller may leave the
- * queue at any time. Each process has a processor of its own; a barrier empties the
- * buffers of all, as membarrier(2) does.
+ * stays in the store buffer of their processor for a while; but until `cheap`
+ * is set, at whatever moment, they give it back by a LOCKed step, and a barrier
+ * does nothing. A closer sets `shut` and `closed` at once (with -DSHUT `shut`
+ * once more before), and waits until it has been hung up. A reference keeps the
+ * memory mapped while its owner looks. A caller that finds the lock taken
+ * queues up; the first in the queue is woken and tries, and may, at any time,
+ * ask for the lock to be handed over (`starving`). With -DOPEN the closer comes
+ * when the callers are done, so that nobody leaves because of the close. With
+ * -DEXPIRE the first caller may leave the queue at any time. Each process has a
+ * processor of its own; a barrier empties the buffers of all, as membarrier(2)
+ * does.
  *
  * Properties: one holder at a time; nobody touches memory that is unmapped; a caller that
  * queues up gets the lock or leaves at the close (no invalid end states); by the

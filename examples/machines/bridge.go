@@ -32,7 +32,7 @@ func (b *bridge) serve(s *session) error {
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", pricesStream, err)
 	}
-	orders, err := dial(s.ctx, b.Transport, b.Gateway)
+	orders, err := market.Dial(s.ctx, b.Transport.Dial, b.Gateway)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func lastPrice(s *session) (last market.Message, stored uint64, err error) {
 // in the stream before it. So a message that does not get there keeps out those
 // after it, and two bridges that both believe to be the one do no harm.
 func (b *bridge) prices(ctx context.Context, s *session, after, stored uint64) error {
-	feed, err := dial(ctx, b.Transport, b.Feed)
+	feed, err := market.Dial(ctx, b.Transport.Dial, b.Feed)
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ type entry struct {
 
 // newWay logs on to the gateway, and learns what that has.
 func (b *bridge) newWay(link *market.Link) (*way, error) {
-	if err := logOn(link, market.Shared); err != nil {
+	if err := link.LogOn(market.Shared); err != nil {
 		return nil, err
 	}
 	w := &way{link: link, finished: make(chan struct{}), lanes: make(map[int]*lane)}

@@ -83,7 +83,7 @@ func (f *feed) accept(ctx context.Context, l net.Listener) error {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
-			return orCause(ctx, err)
+			return market.OrCause(ctx, err)
 		}
 		go func() {
 			link := market.NewLink(ctx, conn)

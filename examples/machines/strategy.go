@@ -12,7 +12,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"shmconn/examples/internal/market"
-	"shmconn/examples/internal/transport"
 )
 
 // A trader makes orders of prices. The same prices lead to the same orders, with
@@ -56,17 +55,17 @@ func (t *trader) next(m market.Message) (o market.Message, ordered bool, err err
 // runStrategy runs a strategy on the machine of the feed handler and the order
 // gateway.
 func runStrategy(ctx context.Context, j job, _ control) error {
-	prices, err := dial(ctx, j.Transport, j.Feed)
+	prices, err := market.Dial(ctx, j.Transport.Dial, j.Feed)
 	if err != nil {
 		return err
 	}
 	defer prices.Close()
-	orders, err := dial(ctx, j.Transport, j.Gateway)
+	orders, err := market.Dial(ctx, j.Transport.Dial, j.Gateway)
 	if err != nil {
 		return err
 	}
 	defer orders.Close()
-	if err := logOn(orders, j.Strategy); err != nil {
+	if err := orders.LogOn(j.Strategy); err != nil {
 		return err
 	}
 	if err := subscribeTo(prices, j.Symbols, 0); err != nil {
@@ -96,22 +95,6 @@ func runStrategy(ctx context.Context, j job, _ control) error {
 			}
 		}
 	}
-}
-
-func dial(ctx context.Context, t transport.Transport, address string) (*market.Link, error) {
-	conn, err := t.Dial(ctx, address)
-	if err != nil {
-		return nil, err
-	}
-	return market.NewLink(ctx, conn), nil
-}
-
-// logOn tells the order gateway which strategy this is.
-func logOn(orders *market.Link, strategy int) error {
-	if err := orders.Send(market.Message{Kind: market.KindLogon, Strategy: uint16(strategy)}); err != nil {
-		return err
-	}
-	return orders.Flush()
 }
 
 // subscribeTo asks the feed handler for the prices of symbols that come after a

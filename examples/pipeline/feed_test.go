@@ -34,7 +34,7 @@ func startFeed(t *testing.T, j job) (string, <-chan error) {
 
 func dialFeed(t *testing.T, network, address string, symbols ...market.Symbol) *market.Link {
 	t.Helper()
-	l, err := dial(t.Context(), transport.Transport{Network: network}, address)
+	l, err := market.Dial(t.Context(), transport.Transport{Network: network}.Dial, address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestSubscriptionError(t *testing.T) {
 			exampletest.PrivateNames(t)
 			quotes := []market.Quote{{Symbol: mustSymbol(t, "A"), Price: 1}}
 			address, ended := startFeed(t, job{Transport: shm, Name: "prices", Strategies: 1, Quotes: quotes, Loops: 1})
-			l, err := dial(t.Context(), shm, address)
+			l, err := market.Dial(t.Context(), shm.Dial, address)
 			if err != nil {
 				t.Fatal(err)
 			}

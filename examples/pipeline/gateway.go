@@ -72,11 +72,11 @@ func takeOrders(ctx context.Context, l net.Listener, n int) ([]*book, error) {
 	for accepted := range n {
 		conn, err := l.Accept()
 		if err != nil {
-			return nil, orCause(ctx, err)
+			return nil, market.OrCause(ctx, err)
 		}
 		b, strategy, err := open(ctx, conn)
 		if err != nil {
-			return nil, orCause(ctx, err)
+			return nil, market.OrCause(ctx, err)
 		}
 		if b.strategy >= n || books[b.strategy] != nil {
 			return nil, fmt.Errorf("logon %d of %d: unexpected strategy %d", accepted+1, n, b.strategy)
@@ -93,7 +93,7 @@ func takeOrders(ctx context.Context, l net.Listener, n int) ([]*book, error) {
 	}
 	for range n {
 		if err := <-ended; err != nil {
-			return nil, orCause(ctx, err)
+			return nil, market.OrCause(ctx, err)
 		}
 	}
 	return books, nil

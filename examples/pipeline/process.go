@@ -87,15 +87,6 @@ func runRole(role string, stdin io.Reader, stdout io.Writer) error {
 	return err
 }
 
-// orCause returns why ctx was cancelled, if it was: that is what closed the
-// connection under the call that returned err.
-func orCause(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
-}
-
 // stopDelay is how long a process may take to stop before it is killed.
 const stopDelay = 5 * time.Second
 

@@ -5,23 +5,22 @@ import (
 	"fmt"
 
 	"shmconn/examples/internal/market"
-	"shmconn/examples/internal/transport"
 )
 
 // runStrategy runs a strategy: it asks the feed handler for the prices of its
 // symbols, and sends the order gateway an order whenever the averages cross.
 func runStrategy(ctx context.Context, j job, _ func(report)) error {
-	prices, err := dial(ctx, j.Transport, j.Feed)
+	prices, err := market.Dial(ctx, j.Transport.Dial, j.Feed)
 	if err != nil {
 		return err
 	}
 	defer prices.Close()
-	orders, err := dial(ctx, j.Transport, j.Gateway)
+	orders, err := market.Dial(ctx, j.Transport.Dial, j.Gateway)
 	if err != nil {
 		return err
 	}
 	defer orders.Close()
-	if err := logOn(orders, j.Strategy); err != nil {
+	if err := orders.LogOn(j.Strategy); err != nil {
 		return err
 	}
 	if err := subscribeTo(prices, j.Symbols); err != nil {
@@ -31,22 +30,6 @@ func runStrategy(ctx context.Context, j job, _ func(report)) error {
 		return err
 	}
 	return orders.End()
-}
-
-func dial(ctx context.Context, t transport.Transport, address string) (*market.Link, error) {
-	conn, err := t.Dial(ctx, address)
-	if err != nil {
-		return nil, err
-	}
-	return market.NewLink(ctx, conn), nil
-}
-
-// logOn tells the order gateway which strategy this is.
-func logOn(orders *market.Link, strategy int) error {
-	if err := orders.Send(market.Message{Kind: market.KindLogon, Strategy: uint16(strategy)}); err != nil {
-		return err
-	}
-	return orders.Flush()
 }
 
 // subscribeTo asks the feed handler for the prices of symbols.

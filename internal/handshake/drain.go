@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"shmconn/internal/bubble"
+	"shmconn/internal/sockdiag"
 )
 
 // drain begins the end of a shared listener: it takes no more dialers off its
@@ -26,7 +27,7 @@ func (l *Listener) drain() {
 		s.Close() // waits until Accept has let go of it
 	}
 	// The names go with the socket, if no other process has that.
-	_, err := askSocket(sockets[len(sockets)-1].inode, unixDiagShowRQ, unixDiagRQLen)
+	_, err := sockdiag.Queue(sockets[len(sockets)-1].inode)
 	l.files.Release(err == unix.ENOENT)
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"shmconn/internal/bubble"
 	"shmconn/internal/deadline"
 	"shmconn/internal/segment"
@@ -163,7 +165,9 @@ func (l *Listener) open(sock int) error {
 		err = s.SetDeadline(time.Time{}) // is epoll watching it?
 	}
 	if err == nil {
-		s.inode, err = inodeOf(s.File)
+		var st unix.Stat_t
+		err = unix.Fstat(sock, &st)
+		s.inode = uint32(st.Ino)
 	}
 	if err != nil {
 		s.Close()

@@ -3,7 +3,6 @@
 package handshake
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +15,7 @@ import (
 	"shmconn/internal/bubble"
 	"shmconn/internal/segment"
 	"shmconn/internal/sema"
+	"shmconn/internal/sockdiag"
 )
 
 // A socket can be open in several processes: in a listener and in the child
@@ -185,13 +185,11 @@ func isAt(dir *segment.Dir, base string, sock int) error {
 	if err := unix.Fstat(sock, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
-	at, err := askSocket(uint32(st.Ino), unixDiagShowVFS, unixDiagVFS)
-	if err != nil || len(at) < 8 {
+	dev, ino, err := sockdiag.File(uint32(st.Ino))
+	if err != nil {
 		return nil
 	}
-	const minorBits = 20 // of the kernel's own dev_t
-	ino, dev := binary.NativeEndian.Uint32(at), binary.NativeEndian.Uint32(at[4:])
-	if !dir.LeadsTo(base, unix.Mkdev(dev>>minorBits, dev&(1<<minorBits-1)), ino) {
+	if !dir.LeadsTo(base, dev, ino) {
 		return errors.New("the name leads to another socket by now: no dialer finds this one")
 	}
 	return nil

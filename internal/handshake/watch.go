@@ -24,7 +24,7 @@ func (l *Listener) watch() {
 	}
 	l.lookAhead()
 	l.mu.Lock()
-	if err != nil && !l.closed && len(l.acceptQueue) == 0 {
+	if err != nil && !l.closed && !l.draining && len(l.acceptQueue) == 0 {
 		l.acceptQueue = append(l.acceptQueue, result{err: temporary(err)})
 	}
 	if len(l.acceptQueue) > 0 || len(l.sockets) > 1 {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"shmconn/internal/segment"
+	"shmconn/internal/sockdiag"
 )
 
 // listeners returns those whose files are in the directories, and those that
@@ -136,7 +137,8 @@ func listening(path string) (inode uint64, err error) {
 		}
 		return 0, err
 	}
-	return socketOf(st)
+	n, err := sockdiag.Listening(uint64(st.Dev), uint32(st.Ino))
+	return uint64(n), err
 }
 
 // claimed returns the process that a listener says it is, which is not seen to

@@ -177,6 +177,32 @@ func NewLink(ctx context.Context, conn net.Conn) *Link {
 	}
 }
 
+// Dial returns a link over a connection that dial makes to address.
+func Dial(ctx context.Context, dial func(ctx context.Context, address string) (net.Conn, error), address string) (*Link, error) {
+	conn, err := dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	return NewLink(ctx, conn), nil
+}
+
+// OrCause returns why ctx was cancelled, if it was: that is what closed the
+// link under the call that returned err.
+func OrCause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// LogOn says to the order gateway which strategy sends.
+func (l *Link) LogOn(strategy int) error {
+	if err := l.Send(Message{Kind: KindLogon, Strategy: uint16(strategy)}); err != nil {
+		return err
+	}
+	return l.Flush()
+}
+
 // Send puts m into the buffer, and waits only if that is full.
 func (l *Link) Send(m Message) error {
 	if m.Kind == KindPrice || m.Kind == KindOrder {
