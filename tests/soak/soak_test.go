@@ -1118,7 +1118,7 @@ func (h *conns) close() {
 // takes the descriptors and mappings that the README says, no goroutine, and
 // once closed nothing.
 func TestManyOpen(t *testing.T) {
-	count := soakCount(2_000, 10_000)
+	count := soakCount(2_000, 6_000)
 	raiseDescriptors(t, 3*count+200)
 	shapes := []shmtest.Shape{{Ring: 4096, Spares: -1}, {Ring: 65536, Anonymous: true, Swap: true, Spares: -1}}
 	var each, most usage
