@@ -72,9 +72,10 @@ func (l *link) pour(dst, src *leg) (n int64, err error) {
 // and not closed. The kernel reports a reset once, and a call that writes at
 // the same time may have taken the report away: then reads find an end that
 // looks orderly. A TCP connection shows it by its state: one whose peer has
-// closed waits for us to do so, unless we have.
+// closed waits for us to do so, unless we have. The other way may do that right
+// now: it stores sentAll first, so the state is looked at before sentAll.
 func (l *leg) wasReset() bool {
-	return !l.sentAll.Load() && closedByKernel(l.conn)
+	return closedByKernel(l.conn) && !l.sentAll.Load()
 }
 
 // abort aborts both connections. Each peer still gets what was carried, if it

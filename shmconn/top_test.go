@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"encoding/xml"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -140,6 +142,45 @@ func TestTopView(t *testing.T) {
 	for i, w := range details {
 		if got := m.screen()[20+i]; strings.TrimSpace(got) != w {
 			t.Errorf("details: %q, want %q", got, w)
+		}
+	}
+}
+
+// TestTopPicture checks that docs/top.svg, which is drawn of a real run, has
+// the head line and the keys of today.
+func TestTopPicture(t *testing.T) {
+	f, err := os.Open("../docs/top.svg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var picture struct {
+		Words []struct {
+			Y    int    `xml:"y,attr"`
+			Text string `xml:",chardata"`
+		} `xml:"g>text"`
+	}
+	if err := xml.NewDecoder(f).Decode(&picture); err != nil {
+		t.Fatalf("docs/top.svg: %v", err)
+	}
+	var lines []string
+	y := 0
+	for _, w := range picture.Words { // from the left to the right, line by line
+		if w.Y != y {
+			lines, y = append(lines, ""), w.Y
+		}
+		lines[len(lines)-1] += " " + w.Text
+	}
+	if len(lines) < topLines {
+		t.Fatalf("docs/top.svg has %d lines of text", len(lines))
+	}
+	screen := newTestTop(t, busy(4, 1), busy(4, 3)).screen()
+	for _, tt := range []struct{ drawn, want string }{
+		{lines[1], screen[1]},
+		{lines[len(lines)-1], screen[len(screen)-1]},
+	} {
+		if squeeze(tt.drawn) != squeeze(tt.want) {
+			t.Errorf("docs/top.svg has the line\n%q, and top shows\n%q: bash docs/picture/top.sh", squeeze(tt.drawn), squeeze(tt.want))
 		}
 	}
 }

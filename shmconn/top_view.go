@@ -16,6 +16,8 @@ import (
 // separates, three of details and the keys.
 const topLines = 7
 
+const topKeys = "sort: n name b rate t total f fill a age | r reverse l listeners ? help q quit"
+
 func (m *top) View() tea.View {
 	v := tea.NewView(strings.Join(m.lines(), "\n"))
 	v.AltScreen = true
@@ -39,7 +41,7 @@ func (m *top) lines() []string {
 	}
 	lines = append(lines, "")
 	lines = append(lines, m.details()...)
-	lines = append(lines, faint.Render("sort: n name b rate t total f fill a age | r reverse l listeners ? help q quit"))
+	lines = append(lines, faint.Render(topKeys))
 	return m.fit(lines)
 }
 

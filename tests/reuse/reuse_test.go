@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -363,7 +364,8 @@ func TestReuseLate(t *testing.T) {
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	var closed atomic.Pointer[shmconn.Conn]
-	for i := range 4 {
+	var late [4]atomic.Int64 // calls
+	for i := range late {
 		wg.Go(func() {
 			b := make([]byte, 64)
 			for {
@@ -372,6 +374,7 @@ func TestReuseLate(t *testing.T) {
 					return
 				default:
 				}
+				runtime.Gosched() // the dials have few processors
 				c := closed.Load()
 				if c == nil {
 					continue
@@ -402,6 +405,7 @@ func TestReuseLate(t *testing.T) {
 					t.Errorf("late call %d: %v", i, err)
 					return
 				}
+				late[i].Add(1)
 			}
 		})
 	}
@@ -436,7 +440,14 @@ func TestReuseLate(t *testing.T) {
 	if reused == 0 {
 		t.Error("nothing was used again")
 	}
-	t.Logf("figure: %d connections have used memory again", reused)
+	var calls int64
+	for i := range late {
+		n := late[i].Load()
+		if calls += n; n == 0 {
+			t.Errorf("no late call was of kind %d", i)
+		}
+	}
+	t.Logf("figure: %d connections have used memory again, beside %d late calls", reused, calls)
 }
 
 // TestReuseDone waits for the end of a peer that closes in order, before and
