@@ -82,7 +82,7 @@ func TestTakeOver(t *testing.T) {
 				t.Errorf("ls shows %+v", list)
 				continue
 			}
-			note, _, _ := strings.Cut(list[0].Note, " restart.test[")
+			note, _, _ := strings.Cut(list[0].Note, "[") // without the PID
 			notes[note]++
 		}
 	}()
