@@ -394,8 +394,8 @@ func TestTakeOverAbandoned(t *testing.T) {
 	shmtest.Reclaim(t, name)
 }
 
-// TestTakeOverClosed closes the old listener while a newcomer has the socket and
-// has not said so: once and twice, with Accept under way and without.
+// TestTakeOverClosed closes the old listener, once and twice, while a newcomer
+// has the socket and has not said so.
 func TestTakeOverClosed(t *testing.T) {
 	for closes := 1; closes <= 2; closes++ {
 		name := shmtest.NewName()
@@ -449,8 +449,8 @@ func TestTakeOverGarbage(t *testing.T) {
 	wantServer(t, name, "next")
 }
 
-// TestTakeOverFromBad plays an old listener that dies, gives up, or answers with
-// something else.
+// TestTakeOverFromBad plays an old listener that dies, gives up, or answers
+// with something else.
 func TestTakeOverFromBad(t *testing.T) {
 	// say answers over conn; own is the socket.
 	say := func(conn int, kind byte, fds ...int) {
@@ -495,6 +495,10 @@ func TestTakeOverFromBad(t *testing.T) {
 			say(conn, 'n')
 		}, "the listener"},
 		{"it dies after it has given the socket", func(_ *testing.T, conn, own int) { say(conn, 'g', own) }, listens},
+		{"it dies before the newcomer says that it listens", func(_ *testing.T, conn, own int) {
+			unix.Shutdown(conn, unix.SHUT_RD)
+			say(conn, 'g', own)
+		}, listens},
 		{"it dies, and has not read", func(t *testing.T, conn, own int) {
 			say(conn, 'g', own)
 			wantHeard(t, conn, "a")
@@ -520,6 +524,7 @@ func TestTakeOverFromBad(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			asked := 0
 			stop, stopped := make(chan struct{}), make(chan struct{})
 			go func() {
 				defer close(stopped)
@@ -533,6 +538,7 @@ func TestTakeOverFromBad(t *testing.T) {
 						unix.Poll([]unix.PollFd{{Fd: int32(own), Events: unix.POLLIN}}, 10)
 						conn, _, err := unix.Accept4(int(own), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 						if err == nil {
+							asked++
 							tt.answer(t, conn, int(own))
 							unix.Close(conn)
 						}
@@ -543,8 +549,8 @@ func TestTakeOverFromBad(t *testing.T) {
 			close(stop)
 			<-stopped
 			if tt.want == listens {
-				if err != nil {
-					t.Fatal(err)
+				if err != nil || asked != 1 {
+					t.Fatalf("%v, asked %d times", err, asked)
 				}
 				f.Close()
 				ended := accepting(next, "next")

@@ -18,8 +18,8 @@ import (
 )
 
 // buildOld builds the command as it was at ref. "" is the last release, or,
-// where there is none, the parent commit. It skips the test where it cannot have
-// the sources.
+// where there is none, the parent commit. It skips the test where it cannot
+// have the sources.
 func buildOld(t *testing.T, ref string) (program string) {
 	t.Helper()
 	git := func(args ...string) (string, error) {
@@ -128,8 +128,8 @@ func TestOldAndNew(t *testing.T) {
 	}
 }
 
-// A newcomer that asks for the name is refused by a listener of before there was
-// ListenConfig.TakeOver, as a dialer that is not understood, and that goes on.
+// A listener of before there was ListenConfig.TakeOver refuses a newcomer that
+// asks for the name, as a dialer that is not understood, and serves on.
 func TestTakeOverFromOld(t *testing.T) {
 	old := buildOld(t, "480cacb816f4a36b8ee4cabd39d603ff4d6e089d")
 	const name = "compat-takeover"

@@ -26,12 +26,12 @@ import (
 //	newcomer  hasSocket: it is ready to accept
 //	listener  closes the connection when it has let go of the socket
 //
-// What decides is hasSocket. A newcomer that has sent it listens, and a listener
-// that has not received it does. A listener that gives up waiting for it shuts
-// the connection for reading first, so that hasSocket was either sent before and
-// is there, or cannot be sent any more; then it says notNow. A newcomer that
-// cannot send hasSocket, and finds the end instead of notNow, is the only one
-// left.
+// What decides is hasSocket. A newcomer that has sent it listens, and so does a
+// listener that has not received it. A listener that gives up waiting for it
+// shuts the connection for reading first. So hasSocket was sent before and is
+// there, or cannot be sent any more; then the listener says notNow. A newcomer
+// that cannot send hasSocket, and finds the end instead of notNow, is the only
+// one left.
 const (
 	takeOverSize    = len(magic) + 1
 	takeOverTimeout = 5 * time.Second // for all of it, at either end

@@ -155,9 +155,10 @@ func tookOver(t *testing.T, name string) bool {
 	return info.Shared
 }
 
-// TestTakeOverKilled kills the old listener or the new one, or both, at a random
-// moment of a take-over, under load. As long as one is not killed exactly one
-// listens then, and nobody is refused or reset but by a listener that is killed.
+// TestTakeOverKilled kills the old listener or the new one, or both, at a
+// random moment of a take-over, under load. As long as one is not killed
+// exactly one listens then, and nobody is refused or reset but by a listener
+// that is killed.
 func TestTakeOverKilled(t *testing.T) {
 	n := restarts(60, 6000)
 	outcomes := make(map[string]int)
