@@ -18,7 +18,8 @@
 //   - Listen and dial: [Listen], [Dial]; options in [ListenConfig], [Dialer].
 //     Before anybody listens: Dialer.Wait. For an [http.Transport] or gRPC:
 //     [Dialer.DialContext].
-//   - Restart a server and refuse nobody: [Listener.File], [FileListener].
+//   - Restart a server and refuse nobody: TakeOver of [ListenConfig];
+//     [Listener.File], [FileListener].
 //   - Read and write: [Conn.Read], [Conn.Write], [Conn.WriteBuffers]. End one
 //     direction: [Conn.CloseWrite]. End a stream that is incomplete:
 //     [Conn.Abort]. Select on the end of the peer: [Conn.Done].
@@ -96,8 +97,8 @@
 //     it in, TryWrite and Close, too: for a second at most, where that is
 //     stopped. What it has not taken in then is lost if this process is killed.
 //   - Peek and Reserve return private memory, so there is no CorruptError.
-//     BusyPoll, Anonymous, SpareBytes and SpareTime mean nothing, and calls
-//     allocate. All waits sleep at once, and are counted as ParksAlways.
+//     BusyPoll, Anonymous, SpareBytes, SpareTime and TakeOver mean nothing, and
+//     calls allocate. All waits sleep at once, and are counted as ParksAlways.
 //   - [Conn.PeerCred] has no process on FreeBSD. On Windows, NetBSD, OpenBSD
 //     and DragonFly it has nothing: all is 0, and a dial with AllowUID returns
 //     [errors.ErrUnsupported]. Mode does what the system makes of it, which is

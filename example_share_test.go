@@ -3,8 +3,10 @@
 package shmconn_test
 
 import (
+	"errors"
 	"fmt"
 	"log"
+	"net"
 
 	"shmconn"
 )
@@ -98,4 +100,26 @@ func ExampleListener_SyscallConn() {
 	// Output:
 	// true
 	// <nil>
+}
+
+// A server takes the name over from the one before, here in the same process.
+// Nobody who dials meanwhile is refused.
+func ExampleListenConfig_takeOver() {
+	lc := &shmconn.ListenConfig{TakeOver: true}
+	old, err := lc.Listen("feed")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() {
+		_, err := old.Accept()
+		ended <- err
+	}()
+	next, err := lc.Listen("feed") // in the next process, say
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer next.Close()
+	fmt.Println(errors.Is(<-ended, net.ErrClosed))
+	// Output: true
 }

@@ -66,6 +66,18 @@ type ListenConfig struct {
 	// for accepted connections. Both ends of a spare keep the same memory.
 	SpareBytes int
 	SpareTime  time.Duration
+
+	// TakeOver has Listen take a name over from a living listener of the same
+	// user that has set TakeOver, too, and lets a later Listen take it over
+	// from this one. No dialer is refused or reset: the new listener goes on
+	// with the backlog, and the old one, which has to be in Accept for that,
+	// ends as if it had called Close, with its connections open: its Accept
+	// gives out those that it has taken, and then returns [net.ErrClosed]. Its
+	// own first Close does nothing.
+	//
+	// Both are shared then, as [Listener.File] says, and rings and Mode stay as
+	// they are: to ask for other rings is an error, as for [FileListener].
+	TakeOver bool
 }
 
 // Listen announces name with the zero [ListenConfig].
@@ -80,7 +92,9 @@ func Listen(name string) (*Listener, error) { return new(ListenConfig).Listen(na
 // file is touched. A name that a dead listener has left is taken over.
 //
 //   - [syscall.EADDRINUSE]: the caller's user listens on name, in this process
-//     or another; or another user does, and lets the caller see that.
+//     or another; or another user does, and lets the caller see that. With
+//     TakeOver: the listener does not let itself be taken over, or did not
+//     answer for 5 s; it listens on.
 //   - [fs.ErrPermission]: the name is another user's.
 //   - A file at the name that no listener can have left is an error, and stays
 //     as it is. Without /proc, Listen always fails.
@@ -106,6 +120,7 @@ func (lc *ListenConfig) options() handshake.ListenOptions {
 		Anonymous: lc.Anonymous,
 		BusyPoll:  busyPoll(lc.BusyPoll),
 		Logger:    lc.Logger,
+		TakeOver:  lc.TakeOver,
 
 		SpareBytes: max(0, cmp.Or(lc.SpareBytes, DefaultSpareBytes)),
 		SpareTime:  cmp.Or(lc.SpareTime, DefaultSpareTime),

@@ -7,6 +7,7 @@ package c_test
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -689,7 +690,7 @@ func TestStrangers(t *testing.T) {
 			l := start(t, bin, "listen", name, named)
 			l.wants("ok")
 			sock := &net.UnixAddr{Name: filepath.Join(os.Getenv("SHMCONN_DIR"), "shmconn."+name+"@sock"), Net: "unixpacket"}
-			for _, hello := range []string{"", "hello", "shmconn\x01", "shmconn\x010123456789abcdef", ""} {
+			for _, hello := range []string{"", "hello", "shmconn\x01", "shmconn\x01a", "shmconn\x010123456789abcdef", ""} {
 				c, err := net.DialUnix("unixpacket", nil, sock)
 				if err != nil {
 					t.Fatal(err)
@@ -712,6 +713,23 @@ func TestStrangers(t *testing.T) {
 			l.does("accept")
 			d.does("send 1 10 1024 1024 0")
 			l.does("receive 1 10 1024 1024")
+
+			// A newcomer that would take the name over.
+			refused := make(chan error, 1)
+			go func() {
+				_, err := (&shmconn.ListenConfig{TakeOver: true}).Listen(name)
+				refused <- err
+			}()
+			for len(refused) == 0 {
+				d.does("close")
+				l.does("close")
+				d = start(t, "", "dial", name, named)
+				d.wants("ok")
+				l.does("accept")
+			}
+			if err := <-refused; !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "has not set TakeOver") {
+				t.Errorf("Listen beside a listener in C: %v", err)
+			}
 		})
 	}
 }

@@ -4,19 +4,23 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"shmconn"
 )
 
-// buildOld builds the command as it was at the last release, or, where there is
-// none, at the parent commit. It skips the test where it cannot have the
-// sources.
-func buildOld(t *testing.T) (program string) {
+// buildOld builds the command as it was at ref. "" is the last release, or,
+// where there is none, the parent commit. It skips the test where it cannot
+// have the sources.
+func buildOld(t *testing.T, ref string) (program string) {
 	t.Helper()
 	git := func(args ...string) (string, error) {
 		out, err := exec.Command("git", append([]string{"-C", ".."}, args...)...).Output()
@@ -39,9 +43,10 @@ func buildOld(t *testing.T) (program string) {
 	if err != nil || here != top {
 		t.Skipf("the old command cannot be built: the checkout is of %s, and not of %s", top, here)
 	}
-	ref, err := git("describe", "--tags", "--abbrev=0", "--match", "v[0-9]*")
-	if err != nil {
-		ref = "HEAD^"
+	if ref == "" {
+		if ref, err = git("describe", "--tags", "--abbrev=0", "--match", "v[0-9]*"); err != nil {
+			ref = "HEAD^"
+		}
 	}
 	commit, err := git("rev-parse", "--verify", "--quiet", ref+"^{commit}")
 	if err != nil {
@@ -74,7 +79,7 @@ func buildOld(t *testing.T) (program string) {
 
 // Old and new ends understand each other, whichever of them listens.
 func TestOldAndNew(t *testing.T) {
-	old := buildOld(t)
+	old := buildOld(t, "")
 	for _, tt := range []struct{ name, listener, dialer string }{
 		{"old listens", old, "shmconn"},
 		{"new listens", "shmconn", old},
@@ -121,4 +126,35 @@ func TestOldAndNew(t *testing.T) {
 			listener.end(t, 0, "")
 		})
 	}
+}
+
+// A listener of before there was ListenConfig.TakeOver refuses a newcomer that
+// asks for the name, as a dialer that is not understood, and serves on.
+func TestTakeOverFromOld(t *testing.T) {
+	old := buildOld(t, "480cacb816f4a36b8ee4cabd39d603ff4d6e089d")
+	const name = "compat-takeover"
+	pong := startProgram(t, old, "pong", name)
+	ping := func(count string) {
+		t.Helper()
+		p := startProgram(t, "shmconn", "ping", "--wait", "1m", "-f", "-c", count, name)
+		out, err := io.ReadAll(p.out)
+		if err != nil || !strings.Contains(string(out), count+" answered in ") {
+			t.Errorf("it says %q, %v", out, err)
+		}
+		p.end(t, 0, "")
+	}
+	ping("100")
+	for range 3 {
+		lc := &shmconn.ListenConfig{TakeOver: true}
+		l, err := lc.Listen(name)
+		if err == nil {
+			l.Close()
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), " "+name+": ") || !strings.Contains(err.Error(), "has not set TakeOver") {
+			t.Errorf("Listen: %v", err)
+		}
+		ping("100")
+	}
+	pong.Process.Signal(os.Interrupt)
+	pong.end(t, 0, "")
 }

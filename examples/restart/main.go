@@ -1,9 +1,10 @@
 // Command restart is a net/http server that is replaced by its next process
 // while clients open a connection for each request: none is refused or reset.
-// Each process hands its socket to the next one, waits until that serves, and
-// ends when it has answered what it has accepted.
+// Each process hands its socket to the next one, or lets it take the name over,
+// waits until that serves, and ends when it has answered what it has accepted.
 //
 //	go run ./examples/restart
+//	go run ./examples/restart -takeover
 package main
 
 import (
@@ -35,15 +36,17 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	n := flags.Int("n", 20, "how many `times` to restart the server")
 	clients := flags.Int("clients", 4, "how many `clients` ask meanwhile")
 	listen := flags.String("listen", "", "be the first server, on `name`")
+	takeOver := flags.Bool("takeover", false, "have each server take the name over by itself")
 	inherit := flags.Bool("inherit", false, "be the next server, whose socket is descriptor 3")
 	flags.Parse(args)
 	switch {
 	case *listen != "":
-		l, err := shmconn.Listen(*listen)
+		lc := &shmconn.ListenConfig{TakeOver: *takeOver}
+		l, err := lc.Listen(*listen)
 		if err != nil {
 			return err
 		}
-		return serve(l)
+		return serve(l, *takeOver)
 	case *inherit:
 		f := os.NewFile(3, "socket")
 		l, err := shmconn.FileListener(f)
@@ -51,14 +54,14 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 			return err
 		}
 		f.Close()
-		return serve(l)
+		return serve(l, false)
 	}
-	return ask(ctx, *n, *clients, stdout)
+	return ask(ctx, *n, *clients, *takeOver, stdout)
 }
 
 // serve serves until the next server does so in its place, or the standard
 // input ends.
-func serve(l *shmconn.Listener) error {
+func serve(l *shmconn.Listener, takeOver bool) error {
 	end := make(chan struct{})
 	stop := sync.OnceFunc(func() { close(end) })
 	go func() { io.Copy(io.Discard, os.Stdin); stop() }()
@@ -66,7 +69,7 @@ func serve(l *shmconn.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, os.Getpid()) })
 	mux.HandleFunc("/restart", func(w http.ResponseWriter, r *http.Request) {
-		if err := startNext(l); err != nil {
+		if err := startNext(l, takeOver); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
@@ -89,9 +92,10 @@ func serve(l *shmconn.Listener) error {
 	go func() { served <- srv.Serve(l) }()
 	fmt.Println("ready")
 	<-end
+	// Where the next server has taken over, Serve may have done so by now.
 	// Serve accepts what the listener had taken off the socket, and ends then.
 	// Shutdown would drop connections whose request it has not read yet.
-	if err := l.Close(); err != nil {
+	if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return err
 	}
 	if err := <-served; !errors.Is(err, net.ErrClosed) {
@@ -103,13 +107,17 @@ func serve(l *shmconn.Listener) error {
 }
 
 // startNext starts the next server and returns when it is ready.
-func startNext(l *shmconn.Listener) error {
-	socket, err := l.File()
-	if err != nil {
-		return err
+func startNext(l *shmconn.Listener, takeOver bool) error {
+	args, files := []string{"-takeover", "-listen", l.Addr().String()}, []*os.File(nil)
+	if !takeOver {
+		socket, err := l.File()
+		if err != nil {
+			return err
+		}
+		defer socket.Close()
+		args, files = []string{"-inherit"}, []*os.File{socket}
 	}
-	defer socket.Close()
-	next, ready, err := start(os.Stdin, []*os.File{socket}, "-inherit")
+	next, ready, err := start(os.Stdin, files, args...)
 	if err != nil {
 		return err
 	}
@@ -171,7 +179,7 @@ func (y *tally) count(pid string, err error) {
 }
 
 // ask has clients ask while the server is restarted n times.
-func ask(ctx context.Context, n, clients int, stdout io.Writer) error {
+func ask(ctx context.Context, n, clients int, takeOver bool, stdout io.Writer) error {
 	name := fmt.Sprintf("restart-%d", os.Getpid())
 	// All servers have this as their standard input, and end with it.
 	stdin, stop, err := os.Pipe()
@@ -179,7 +187,7 @@ func ask(ctx context.Context, n, clients int, stdout io.Writer) error {
 		return err
 	}
 	defer stop.Close()
-	server, ready, err := start(stdin, nil, "-listen", name)
+	server, ready, err := start(stdin, nil, "-listen", name, fmt.Sprintf("-takeover=%v", takeOver))
 	stdin.Close()
 	if err != nil {
 		return err

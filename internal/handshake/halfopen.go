@@ -184,16 +184,18 @@ func (l *Listener) finishNow(d *halfOpen) (heard bool, err error) {
 	if d.heard {
 		return true, nil
 	}
-	var id segment.ID
-	var generation uint32
-	var reuse, there bool
-	d.control(func(fd int) { id, generation, reuse, there = receiveReuse(fd) })
+	var m bareMessage
+	there := false
+	d.control(func(fd int) { m, there = receiveBare(fd) })
 	if !there {
 		return false, nil
 	}
 	d.heard = true
-	if reuse {
-		return true, l.finishReuse(d, id, generation)
+	switch {
+	case m.reuse:
+		return true, l.finishReuse(d, m.id, m.generation)
+	case m.takeOver:
+		return true, l.handOver(d)
 	}
 	return true, l.finishSoon(d)
 }

@@ -35,6 +35,8 @@ type Listener struct {
 	spares   pool
 	most     int           // bytes of spares; 0: there are none
 	spareFor time.Duration // is how long they are kept
+	takeOver bool          // another process may
+	backlog  int
 
 	mu          sync.Mutex     // guards the following
 	sockets     []*socket      // the last one has the name; see watch
@@ -50,9 +52,11 @@ type Listener struct {
 	watcher     *time.Timer    // calls watch
 	expired     bool
 	closed      bool
-	shared      bool // other processes may have the socket: see share.go
-	draining    bool // Close was called, and Accept gives out what was taken
-	released    bool // and has let go of the socket and the names
+	shared      bool      // other processes may have the socket: see share.go
+	draining    bool      // Close was called, and Accept gives out what was taken
+	released    bool      // and has let go of the socket and the names
+	successor   *halfOpen // that the socket was given to and that has not confirmed it
+	ceded       bool      // a successor has closed the listener, and the caller has not
 
 	accepting sync.Mutex // held by the Accept that serves dialers
 	news      sema.Sema  // has an Accept look again that has no socket any more
@@ -95,6 +99,14 @@ func Listen(name string, lc ListenOptions) (*Listener, error) {
 	if err := lc.check(); err != nil {
 		return nil, err
 	}
+	if lc.TakeOver {
+		return lc.listenOrTakeOver(name, dirPath, base)
+	}
+	return lc.announce(name, dirPath, base)
+}
+
+// announce listens on a name that nobody has.
+func (lc *ListenOptions) announce(name, dirPath, base string) (*Listener, error) {
 	dir, err := segment.OpenDir(dirPath)
 	if err != nil {
 		return nil, temporary(err)
@@ -104,7 +116,7 @@ func Listen(name string, lc ListenOptions) (*Listener, error) {
 		dir.Close()
 		return nil, temporary(err)
 	}
-	return lc.begin(name, files, sock, false)
+	return lc.begin(name, files, sock, false, func() error { return nil })
 }
 
 // check returns an error if the options are wrong.
@@ -125,9 +137,10 @@ func (lc *ListenOptions) geometry() segment.Geometry {
 	return segment.Geometry{RingSize: lc.RingSize, Anonymous: lc.Anonymous, Reuse: lc.SpareBytes > 0}
 }
 
-// begin makes the listener that takes dialers off sock, the socket of files.
-// Both are closed when it fails.
-func (lc *ListenOptions) begin(name string, files *segment.Listener, sock int, shared bool) (*Listener, error) {
+// begin makes the listener that takes dialers off sock, the socket of files. It
+// calls ready when there is nothing left that can fail, and before it takes
+// any. Both are closed when it, or ready, fails.
+func (lc *ListenOptions) begin(name string, files *segment.Listener, sock int, shared bool, ready func() error) (*Listener, error) {
 	l := &Listener{
 		name:     name,
 		busyPoll: lc.BusyPoll,
@@ -135,12 +148,20 @@ func (lc *ListenOptions) begin(name string, files *segment.Listener, sock int, s
 		logger:   lc.Logger,
 		most:     lc.SpareBytes,
 		spareFor: lc.SpareTime,
+		takeOver: lc.TakeOver,
+		backlog:  lc.Backlog,
 		busy:     make(map[uint32]int),
 		users:    1,
 		shared:   shared,
 	}
 	l.spares.awaited = l.awaited
-	if err := l.open(sock); err != nil {
+	err := l.open(sock)
+	if err == nil {
+		if err = ready(); err != nil {
+			l.sockets[0].Close()
+		}
+	}
+	if err != nil {
 		files.Release(!shared)
 		files.Close()
 		files.Dir.Close()
@@ -222,10 +243,16 @@ func (l *Listener) Close() error {
 	l.closing.Lock()
 	defer l.closing.Unlock()
 	l.mu.Lock()
+	if l.ceded {
+		l.ceded = false
+		l.mu.Unlock()
+		return nil
+	}
 	if l.closed {
 		l.mu.Unlock()
 		return net.ErrClosed
 	}
+	l.leaveToSuccessor()
 	if l.shared && !l.draining {
 		l.drain()
 		return nil

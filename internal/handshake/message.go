@@ -52,9 +52,16 @@ func reuseMessage(id segment.ID, generation uint32) []byte {
 	return binary.NativeEndian.AppendUint32(append([]byte(magic), id[:]...), generation)
 }
 
-// receiveReuse peeks for such a message. there reports whether there is
+// A bareMessage is one without descriptors, if reuse or takeOver is true.
+type bareMessage struct {
+	reuse, takeOver bool
+	id              segment.ID // of a reuse
+	generation      uint32
+}
+
+// receiveBare peeks for such a message. there reports whether there is
 // something to receive, if only an error or the end.
-func receiveReuse(sock int) (id segment.ID, generation uint32, ok, there bool) {
+func receiveBare(sock int) (m bareMessage, there bool) {
 	var buf [reuseMessageSize + 1]byte
 	n, _, flags, _, err := unix.Recvmsg(sock, buf[:], nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	if n == 0 && err == nil {
@@ -63,12 +70,18 @@ func receiveReuse(sock int) (id segment.ID, generation uint32, ok, there bool) {
 		n, _, flags, _, err = unix.Recvmsg(sock, buf[:], nil, unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	}
 	if err == unix.EAGAIN || err == unix.EINTR {
-		return id, 0, false, false
+		return m, false
 	}
-	if err != nil || n != reuseMessageSize || string(buf[:len(magic)]) != magic || flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 {
-		return id, 0, false, true
+	if err != nil || string(buf[:len(magic)]) != magic || flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 {
+		return m, true
 	}
-	return segment.ID(buf[len(magic):messageSize]), binary.NativeEndian.Uint32(buf[messageSize:]), true, true
+	switch n {
+	case reuseMessageSize:
+		m = bareMessage{reuse: true, id: segment.ID(buf[len(magic):messageSize]), generation: binary.NativeEndian.Uint32(buf[messageSize:])}
+	case takeOverSize:
+		m.takeOver = buf[len(magic)] == asksForSocket
+	}
+	return m, true
 }
 
 // receive returns the message that a dialer has sent over sock, or EAGAIN if it

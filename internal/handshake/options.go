@@ -30,6 +30,7 @@ type ListenOptions struct {
 	Anonymous bool
 	BusyPoll  time.Duration // of the streams
 	Logger    *slog.Logger  // or nil
+	TakeOver  bool
 
 	SpareBytes int // that the listener's spares may take; 0: none
 	SpareTime  time.Duration

@@ -149,7 +149,7 @@ func FileListener(f *os.File, lc ListenOptions) (l *Listener, name string, err e
 		dir.Close()
 		return nil, name, temporary(err)
 	}
-	l, err = lc.begin(name, files, sock, true)
+	l, err = lc.begin(name, files, sock, true, func() error { return nil })
 	return l, name, err
 }
 
@@ -199,22 +199,9 @@ func isAt(dir *segment.Dir, base string, sock int) error {
 // that it is bound to.
 func dupListening(f *os.File) (sock int, address string, err error) {
 	rawErr := control(f, func(fd int) {
-		var listening, kind int
-		var bound unix.Sockaddr
-		if listening, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil {
-			err = fmt.Errorf("not a listener's socket: %w", os.NewSyscallError("getsockopt", err))
+		if address, err = checkListening(fd); err != nil {
 			return
 		}
-		kind, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
-		if err == nil {
-			bound, err = unix.Getsockname(fd)
-		}
-		at, ok := bound.(*unix.SockaddrUnix)
-		if err != nil || !ok || kind != unix.SOCK_SEQPACKET || listening == 0 {
-			err = errors.New("not a listener's socket: that is of AF_UNIX and SOCK_SEQPACKET, and listens")
-			return
-		}
-		address = at.Name
 		sock, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		err = segment.Explain(os.NewSyscallError("fcntl", err))
 	})
@@ -222,4 +209,23 @@ func dupListening(f *os.File) (sock int, address string, err error) {
 		err = rawErr
 	}
 	return sock, address, err
+}
+
+// checkListening returns the address of a listener's socket, and an error if fd
+// is none.
+func checkListening(fd int) (address string, err error) {
+	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		return "", fmt.Errorf("not a listener's socket: %w", os.NewSyscallError("getsockopt", err))
+	}
+	var bound unix.Sockaddr
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err == nil {
+		bound, err = unix.Getsockname(fd)
+	}
+	at, ok := bound.(*unix.SockaddrUnix)
+	if err != nil || !ok || kind != unix.SOCK_SEQPACKET || listening == 0 {
+		return "", errors.New("not a listener's socket: that is of AF_UNIX and SOCK_SEQPACKET, and listens")
+	}
+	return at.Name, nil
 }

@@ -144,12 +144,10 @@ func (l *Listener) keepGeometry(anyRing bool) error {
 	case fresh:
 	case err != nil:
 		return err
-	case !anyRing && info.RingSize != l.Geo.RingSize:
-		return fmt.Errorf("%s has rings of %d bytes, and dialers may wait with such: this listener cannot have rings of %d",
-			info.Path, info.RingSize, l.Geo.RingSize)
-	case l.Geo.Anonymous && !info.Anonymous:
-		return fmt.Errorf("%s is of connections in files, and dialers may wait with such: this listener cannot be Anonymous", info.Path)
 	default:
+		if err := info.Fits(l.Geo, anyRing); err != nil {
+			return err
+		}
 		l.Geo.RingSize, l.Geo.Anonymous = info.RingSize, info.Anonymous
 	}
 	l.fill()
@@ -163,6 +161,29 @@ func (l *Listener) keepGeometry(anyRing bool) error {
 		return l.rewrite()
 	}
 	return nil
+}
+
+// Fits returns an error if a listener that was asked for connections of g, or
+// with anyRing for rings of any size, cannot have the socket of the one that
+// info is of.
+func (info Info) Fits(g Geometry, anyRing bool) error {
+	if !anyRing && info.RingSize != g.RingSize {
+		return fmt.Errorf("%s has rings of %d bytes, and dialers may wait with such: this listener cannot have rings of %d",
+			info.Path, info.RingSize, g.RingSize)
+	}
+	if g.Anonymous && !info.Anonymous {
+		return fmt.Errorf("%s is of connections in files, and dialers may wait with such: this listener cannot be Anonymous", info.Path)
+	}
+	return nil
+}
+
+// Succeed takes the lock at once that Restore would take, where nobody has it.
+func (l *Listener) Succeed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed && !l.locked {
+		l.succeed()
+	}
 }
 
 // succeed takes the lock of a listener that has ended and left the name to this

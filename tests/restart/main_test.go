@@ -17,5 +17,9 @@ func TestMain(m *testing.M) {
 		"restartflip":   flip,
 		"restartunit":   unit,
 		"restartdialer": dialer,
+
+		"restarttakeover": overtake,
+		"restarttake":     take,
+		"restartask":      askForSocket,
 	})
 }

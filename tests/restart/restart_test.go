@@ -98,11 +98,11 @@ func TestChain(t *testing.T) {
 	n, name := restarts(40, 4000), shmtest.NewName()
 	h := shmtest.StartHelper(t, "restartchain", shmtest.Shape{}, nameEnv+"="+name, leftEnv+"="+strconv.Itoa(n))
 	h.Expect("listening")
-	ask(t, h, name, n)
+	ask(t, h, name, n, func() {})
 }
 
-// ask dials until h's last process listens, and ends that.
-func ask(t *testing.T, h *shmtest.Helper, name string, n int) {
+// ask dials until h's last process listens, calls last, and ends that process.
+func ask(t *testing.T, h *shmtest.Helper, name string, n int, last func()) {
 	t.Helper()
 	start := time.Now()
 	others := shmtest.StartHelper(t, "restartdialer", shmtest.Shape{})
@@ -118,6 +118,7 @@ func ask(t *testing.T, h *shmtest.Helper, name string, n int) {
 			t.Fatalf("a server says %q", line)
 		}
 	}
+	last()
 	answered := l.end(t)
 	m, err := strconv.Atoi(others.Call("end"))
 	if err != nil {
@@ -223,7 +224,7 @@ func TestTableflip(t *testing.T) {
 	}
 	h := shmtest.StartHelper(t, "restartflip", shmtest.Shape{}, nameEnv+"="+name, leftEnv+"="+count)
 	h.Expect("listening")
-	ask(t, h, name, n)
+	ask(t, h, name, n, func() {})
 }
 
 // unit is a service that systemd starts with a socket: sd_listen_fds(3).
