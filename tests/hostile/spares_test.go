@@ -646,6 +646,66 @@ func liarsBeside(t *testing.T, s shmtest.Shape) {
 		2*n, again, introduced, st.Refused, echoed.Load(), reused.Load())
 }
 
+// TestSpareCut has a dialer truncate a segment in the very moment that the
+// listener uses it again: it is refused, or accepted and damaged.
+func TestSpareCut(t *testing.T) {
+	n := 400
+	if *shmtest.Long {
+		n = 50_000
+	}
+	before := shmtest.HoldStill()
+	t.Run("", func(t *testing.T) {
+		s := shmtest.Shape{Ring: 4096}
+		x := newSpareLiar(t, s)
+		refused, damaged := 0, 0
+		gap := 20 * time.Microsecond // which comes to be the moment
+		for i := range n {
+			p := shmtest.RawReusable(t, x.name, s)
+			p.Handshake()
+			c := x.accept()
+			p.Retire(1)
+			p.Offer(2)
+			c.Close()
+			p.AwaitOffer(2)
+			p.Take(2)
+			before := shmtest.Refused(t, x.name)
+			cut := make(chan struct{})
+			go func() {
+				defer close(cut)
+				for start := time.Now(); time.Since(start) < gap; {
+				}
+				unix.Ftruncate(p.Seg, 0)
+			}()
+			p.TryIntroduce(x.name, shmtest.ReuseMessage(p.ID, 2))
+			<-cut
+			shmtest.Eventually(func() bool { return shmtest.Refused(t, x.name) > before || len(x.accepted) > 0 })
+			select {
+			case c = <-x.accepted:
+				c.SetDeadline(time.Now().Add(20 * time.Second))
+				_, err := c.Read(make([]byte, 8))
+				shmtest.WantCorrupt(t, c, err)
+				damaged++
+				gap -= 300 * time.Nanosecond
+			default:
+				refused++
+				gap += 300 * time.Nanosecond
+			}
+			p.Close()
+			if i%100 == 0 {
+				x.honest()
+				handshake.DropSpares()
+			}
+		}
+		if refused == 0 || damaged == 0 {
+			t.Errorf("%d refused, %d damaged: one of them was not tried", refused, damaged)
+		}
+		t.Logf("figure: truncated while it was used again: %d refused, %d damaged", refused, damaged)
+	})
+	if left := before.Left(); left != "" {
+		t.Errorf("left behind: %s", left)
+	}
+}
+
 // A lyingListener is an honest one whose words somebody overwrites: what the
 // dialer, its victim, sees is a listener that lies.
 type lyingListener struct {
