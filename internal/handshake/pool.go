@@ -156,7 +156,11 @@ func (p *pool) lost(s *spare, awaited bool) bool {
 		return false
 	}
 	s.taken++
-	return s.taken > int(messageTimeout/spareTick)
+	if s.taken <= int(messageTimeout/spareTick) {
+		return false
+	}
+	s.Withdraw() // for the dialer to know, if it was only stopped
+	return true
 }
 
 // dialed takes the newest spare for the destination that the listener has
@@ -191,6 +195,7 @@ func (p *pool) introduced(id segment.ID, generation uint32, peer stream.Cred) *s
 	if i < 0 {
 		return nil
 	}
+	p.spares[i].Heard()
 	return p.remove(i)
 }
 
@@ -217,6 +222,9 @@ func (p *pool) close() {
 	p.spares, p.bytes, p.closed = nil, 0, true
 	p.n.Store(0)
 	p.mu.Unlock()
+	for _, s := range out {
+		p.mayGo(s) // a dialer that has taken it begins anew
+	}
 	closeSpares(out)
 }
 

@@ -82,7 +82,7 @@ func (d *DialOptions) reach(ctx context.Context, s *spare) (ok bool, err error) 
 	if err := sendMessage(ctx, sock, s.socket.Path(), reuseMessage(s.id, s.Next()), nil); err != nil {
 		return false, ctx.Err()
 	}
-	return !s.Gone(), nil // the listener gives up spares that were taken long ago
+	return !s.GivenUp(), nil // the listener gives up spares that were taken long ago
 }
 
 // keepFor keeps a stream's spare for the next dial.
