@@ -50,9 +50,10 @@ type Listener struct {
 	watcher     *time.Timer    // calls watch
 	expired     bool
 	closed      bool
-	shared      bool // other processes may have the socket: see share.go
-	draining    bool // Close was called, and Accept gives out what was taken
-	released    bool // and has let go of the socket and the names
+	shared      bool      // other processes may have the socket: see share.go
+	draining    bool      // Close was called, and Accept gives out what was taken
+	starved     time.Time // when Accept was last short of something; zero once it has got on
+	released    bool      // and has let go of the socket and the names
 
 	accepting sync.Mutex // held by the Accept that serves dialers
 	news      sema.Sema  // has an Accept look again that has no socket any more

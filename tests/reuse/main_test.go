@@ -12,5 +12,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	shmtest.Main(m, shmtest.Roles{"reuseserver": reuseServer, "reusedialer": reuseDialer})
+	shmtest.Main(m, shmtest.Roles{
+		"reuseserver":  reuseServer,
+		"reusedialer":  reuseDialer,
+		"stormdialers": stormDialers,
+		"stormserver":  serveStorm,
+	})
 }
