@@ -55,6 +55,7 @@ func (d *DialOptions) redial(ctx context.Context, dir, base string) (*stream.Str
 		if ok {
 			return s.Stream(d.BusyPoll, d.keepFor(*s)), nil
 		}
+		s.PutBack()
 		s.Close()
 		if err != nil {
 			return nil, err

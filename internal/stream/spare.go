@@ -163,6 +163,10 @@ func (p *Spare) Take() (ok bool) {
 	return ok
 }
 
+// PutBack ends a Take of which the acceptor was not told, before Close: it need
+// not wait for a dialer that does not come.
+func (p *Spare) PutBack() { p.touch(func() { p.out.Own.SaySpare(0) }) }
+
 // GivenUp reports whether the acceptor has let go of p, which the dialer has
 // taken, and has not heard of that. If it has heard, what it has written can
 // be read, although it may have closed or died since.

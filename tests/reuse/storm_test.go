@@ -105,14 +105,21 @@ func stormOnce(s shmtest.Shape, name string, again *atomic.Int64) error {
 // passes.
 func scarce(err error) bool { return errors.Is(err, syscall.EMFILE) }
 
-// limitDescriptors lets this process have so many more than it has.
+// limitDescriptors lets this process have so many more than it has; 0 means
+// none at all.
 func limitDescriptors(more string) error {
 	n, err := strconv.Atoi(more)
 	if err != nil {
 		return err
 	}
 	limit := unix.Rlimit{Cur: uint64(shmtest.OpenDescriptors() + n), Max: uint64(shmtest.OpenDescriptors() + n)}
-	return unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || n > 0 {
+		return err
+	}
+	for err == nil {
+		_, err = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
+	return nil
 }
 
 // A stormServer serves a storm.
@@ -230,7 +237,7 @@ func serveStorm(s shmtest.Shape, in *bufio.Scanner) {
 func TestStorm(t *testing.T) {
 	processes, each, storms := 4, 50, 2
 	if *shmtest.Long {
-		each, storms = 250, 100
+		each, storms = 250, 20
 	}
 	for _, tt := range []struct {
 		name         string
@@ -395,4 +402,37 @@ func TestStarved(t *testing.T) {
 		t.Errorf("after that: %v", err)
 	}
 	handshake.DropSpares()
+}
+
+// TestPutBack has a dialer take a spare and then have no descriptor to say so,
+// while somebody else is always in the backlog: the listener does not keep what
+// was taken.
+func TestPutBack(t *testing.T) {
+	s := shmtest.Shape{Ring: 4096, SpareTime: time.Minute}
+	shmtest.HoldStill()
+	l := s.MustListen(t, shmtest.NewName()).(*shmconn.Listener)
+	name := shmtest.NameOf(l)
+	d := shmtest.StartHelper(t, "stormdialers", s)
+	d.Send("storm %s 1", name)
+	c := shmtest.MustAccept(t, l)
+	b := make([]byte, stormMessage)
+	io.ReadFull(c, b)
+	c.Write(b)
+	c.Close()
+	d.Expect("1 0 0 ok")
+	shmtest.Eventually(func() bool { return len(shmtest.Mappings()) == 3 }) // the spare
+	// Somebody is always in the backlog, so that dialers are awaited.
+	waits, since := shmtest.RawConnect(t, name), time.Now()
+	defer func() { waits.Close() }()
+	d.Do("limit 0")
+	d.Send("storm %s 1", name)
+	shmtest.Eventually(func() bool {
+		if time.Since(since) > 500*time.Millisecond {
+			earlier := waits
+			waits, since = shmtest.RawConnect(t, name), time.Now()
+			earlier.Close()
+		}
+		return len(shmtest.Mappings()) == 0
+	})
+	d.Kill() // which tries again until it has descriptors
 }
