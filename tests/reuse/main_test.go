@@ -15,6 +15,7 @@ func TestMain(m *testing.M) {
 	shmtest.Main(m, shmtest.Roles{
 		"reuseserver":  reuseServer,
 		"reusedialer":  reuseDialer,
+		"soakdialers":  soakDialers,
 		"stormdialers": stormDialers,
 		"stormserver":  serveStorm,
 	})

@@ -129,6 +129,9 @@ func reuseServer(s shmtest.Shape, in *bufio.Scanner) {
 		case "holds":
 			fmt.Println(len(shmtest.Mappings()), count(shmtest.Descriptors()))
 			continue
+		case "memory":
+			fmt.Println(resident())
+			continue
 		}
 		fmt.Println(shmtest.Class(err))
 	}
@@ -372,6 +375,7 @@ func TestReuseLate(t *testing.T) {
 					return
 				default:
 				}
+				time.Sleep(10 * time.Microsecond) // the other process needs a processor, too
 				c := closed.Load()
 				if c == nil {
 					continue
