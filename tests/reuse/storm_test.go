@@ -32,8 +32,8 @@ const stormMessage = 16
 
 // stormDialers dials as it is told: "storm NAME N" lets N goroutines loose at
 // once, and the answer is how many were served, and how often a dial was tried
-// again for want of descriptors, and after a reset. With "limit N" it has N more descriptors than
-// it uses.
+// again for want of descriptors, and after a reset. With "limit N" it has N
+// more descriptors than it uses.
 func stormDialers(s shmtest.Shape, in *bufio.Scanner) {
 	for in.Scan() {
 		f := strings.Fields(in.Text())
