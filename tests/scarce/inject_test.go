@@ -264,8 +264,16 @@ func meetLater(s shmtest.Shape, name string, l shmtest.Listener) error {
 	}
 	defer l.Close()
 	l.SetDeadline(time.Now().Add(injectTimeout))
+	answered := make(chan error, 1)
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for {
 		c, err := l.Accept()
+		select {
+		case err := <-answered:
+			return err
+		default:
+		}
 		if te, ok := errors.AsType[net.Error](err); ok && te.Temporary() && !te.Timeout() {
 			continue // of a handshake that an error was injected into
 		}
@@ -273,10 +281,13 @@ func meetLater(s shmtest.Shape, name string, l shmtest.Listener) error {
 			return err
 		}
 		c.SetDeadline(time.Now().Add(injectTimeout))
-		if greets(c.(*shmconn.Conn)) {
-			return answerGreeting(c.(*shmconn.Conn))
-		}
-		c.Close() // nobody has accepted it before
+		defer c.Close() // nobody may have accepted it before: then it says nothing
+		wg.Go(func() {
+			if greets(c.(*shmconn.Conn)) {
+				answered <- answerGreeting(c.(*shmconn.Conn))
+				l.SetDeadline(time.Unix(1, 0))
+			}
+		})
 	}
 }
 
