@@ -5,21 +5,28 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"shmconn"
 )
 
-// buildOld builds the command as it was at ref. "" is the last release, or,
-// where there is none, the parent commit. It skips the test where it cannot
-// have the sources.
+// beforeReuse is the last commit at which each connection had memory of its
+// own.
+const beforeReuse = "0bafa6e"
+
+// buildOld builds the command as it was at a commit, or, for "", at the last
+// release, or, where there is none, at the parent commit. It skips the test
+// where it cannot have the sources.
 func buildOld(t *testing.T, ref string) (program string) {
 	t.Helper()
 	git := func(args ...string) (string, error) {
@@ -125,6 +132,7 @@ func TestOldAndNew(t *testing.T) {
 			}
 			listener.end(t, 0, "")
 		})
+		t.Run(tt.name+"/again", func(t *testing.T) { dialAgain(t, tt.listener, tt.dialer) })
 	}
 }
 
@@ -157,4 +165,58 @@ func TestTakeOverFromOld(t *testing.T) {
 	}
 	pong.Process.Signal(os.Interrupt)
 	pong.end(t, 0, "")
+}
+
+// TestOldWithoutReuse has an end that knows nothing of memory that is used
+// again dial many times, or be dialed.
+func TestOldWithoutReuse(t *testing.T) {
+	if !*long {
+		t.Skip("only with -long: it builds the command anew")
+	}
+	old := buildOld(t, beforeReuse)
+	t.Run("old listens", func(t *testing.T) { dialAgain(t, old, "shmconn") })
+	t.Run("new listens", func(t *testing.T) { dialAgain(t, "shmconn", old) })
+}
+
+// dialAgain has one process dial another again and again, and leave nothing.
+func dialAgain(t *testing.T, listener, dialer string) {
+	n := 300
+	if *long {
+		n = 10_000
+	}
+	at, to := spot(t, "unix"), serve(t, "unix", echo)
+	listens := startProgram(t, listener, "proxy", "-q", "shm:compat-again", to.String())
+	c, err := (&shmconn.Dialer{Wait: time.Minute}).Dial("compat-again")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	dials := startProgram(t, dialer, "proxy", "-q", at.String(), "shm:compat-again")
+	for i := 0; i < n; i++ {
+		c, err := net.Dial("unix", at.addr)
+		if err != nil && i == 0 {
+			time.Sleep(time.Millisecond)
+			i--
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("connection %d\n", i)
+		fmt.Fprint(c, want)
+		c.(*net.UnixConn).CloseWrite()
+		if got, err := io.ReadAll(c); string(got) != want || err != nil {
+			t.Fatalf("connection %d: %q, %v", i, got, err)
+		}
+		c.Close()
+	}
+	for _, p := range []*process{dials, listens} {
+		p.Process.Signal(os.Interrupt)
+		p.end(t, 0, "")
+	}
+	left, err := filepath.Glob(filepath.Join(os.Getenv("SHMCONN_DIR"), "shmconn.compat-again*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+	t.Logf("figure: %d connections, one after the other", n)
 }

@@ -11,7 +11,8 @@
  * nothing but for that.
  *
  * Properties: a dialer that believes in a spare is heard, unless the acceptor
- * dies or closes; no end uses the segment while the other still uses it for an
+ * dies, closes, or gives it up after a time; what was heard never looks as if it
+ * was given up; no end uses the segment while the other still uses it for an
  * earlier generation; no byte is read in another generation than its own; and
  * nobody waits for ever.
  */
@@ -22,6 +23,7 @@ byte offered;		/* the acceptor's Spare word */
 byte taken;		/* the dialer's */
 byte watched;		/* the dialer's Watched word */
 byte ring;		/* 0: empty */
+byte aclosed;		/* the acceptor's Closed word */
 
 /* kernel state */
 chan backlog = [1] of { byte };
@@ -30,6 +32,15 @@ bool agone, dgone;	/* the end's descriptors are closed: the other's doorbell end
 /* ghosts */
 byte auses, duses;	/* the generation in which the end's users are inside; 0: none */
 byte believed;		/* the last generation that the dialer has begun */
+byte heard;		/* and that the acceptor has heard of */
+
+inline hear() {
+#ifndef MUTANT_HEARD_SILENT
+	offered = g;	/* in case that it is withdrawn */
+#endif
+	heard = g;
+	auses = g
+}
 
 bool adies, ddies;
 
@@ -48,6 +59,10 @@ active proctype acceptor() {
 			:: break
 			od;
 			auses = 0;
+			if
+			:: aclosed = g
+			:: true -> break	/* Abort says nothing */
+			fi;
 			offered = g + 1;	/* sync: spare */
 #if defined(WATCH) && !defined(MUTANT_OFFER_BLIND)
 			out = (watched == g);	/* sync: watched */
@@ -59,7 +74,7 @@ active proctype acceptor() {
 			fi;
 #endif
 			if
-			:: !out && nempty(backlog) -> backlog?g; auses = g
+			:: !out && nempty(backlog) -> backlog?g; hear()
 			:: !out && dgone && empty(backlog) -> break
 			:: out ->
 				offered = 0;	/* sync: spare */
@@ -71,7 +86,8 @@ active proctype acceptor() {
 #endif
 				:: taken == g + 1 ->
 					if
-					:: backlog?g -> auses = g
+					:: backlog?g -> hear()
+					:: empty(backlog) -> break	/* for too long */
 					:: dgone && empty(backlog) -> break
 					fi
 				fi
@@ -128,7 +144,11 @@ active proctype dialer() {
 #endif
 				fi;
 				atomic { g++; believed = g; duses = g; assert(auses == 0) };
-				backlog!g
+				backlog!g;
+				if
+				:: agone && offered != g && aclosed < g -> assert(heard < g); break	/* begins anew */
+				:: true
+				fi
 			fi
 		od
 	} unless { ddies };

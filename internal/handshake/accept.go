@@ -57,9 +57,19 @@ func (l *Listener) acceptNext() (*stream.Stream, error) {
 			if fd >= 0 {
 				l.begin(fd)
 			} else if err != nil && !(scarce(err) && l.purge()) {
+				l.starve(err)
 				return nil, temporary(syscallError(err))
 			}
 		}
+	}
+}
+
+// starve notes that Accept returns err. It is for awaited.
+func (l *Listener) starve(err error) {
+	if scarce(err) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.starved = time.Now()
 	}
 }
 
@@ -177,6 +187,7 @@ func (l *Listener) enqueue(r result) bool {
 	}
 	if r.s != nil {
 		l.taken--
+		l.starved = time.Time{}
 	}
 	l.acceptQueue = append(l.acceptQueue, r)
 	l.wake()

@@ -287,6 +287,7 @@ func (l *Listener) keepShort(d *halfOpen, err error) bool {
 		return false
 	}
 	l.short = slices.Insert(l.short, 0, d)
+	l.starved = time.Now()
 	l.acceptQueue = append(l.acceptQueue, result{err: err})
 	l.wake()
 	return true

@@ -57,6 +57,7 @@ type Listener struct {
 	released    bool      // and has let go of the socket and the names
 	successor   *halfOpen // that the socket was given to and that has not confirmed it
 	ceded       bool      // a successor has closed the listener, and the caller has not
+	starved     time.Time // when Accept was last short of something; zero once it has got on
 
 	accepting sync.Mutex // held by the Accept that serves dialers
 	news      sema.Sema  // has an Accept look again that has no socket any more

@@ -48,6 +48,8 @@ type pool struct {
 	bytes  int
 	closed bool
 	armed  bool // a check is scheduled
+
+	barren time.Time // a listener's: nothing is kept before, because it was short of something
 }
 
 // keepFor returns the function that keeps a stream's spare: p has it for the
@@ -72,9 +74,10 @@ func (p *pool) put(s *spare, most int) {
 	}()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.bytes+s.Bytes() > most || len(p.spares) == maxSpares || p.closed {
+	closed := p.closed || time.Now().Before(p.barren)
+	for p.bytes+s.Bytes() > most || len(p.spares) == maxSpares || closed {
 		i := -1
-		if !p.closed && !s.Gone() {
+		if !closed && !s.Gone() {
 			i = slices.IndexFunc(p.spares, p.mayGo)
 		}
 		if i < 0 {
@@ -156,7 +159,11 @@ func (p *pool) lost(s *spare, awaited bool) bool {
 		return false
 	}
 	s.taken++
-	return s.taken > int(messageTimeout/spareTick)
+	if s.taken <= int(messageTimeout/spareTick) {
+		return false
+	}
+	s.Withdraw() // for the dialer to know, if it was only stopped
+	return true
 }
 
 // dialed takes the newest spare for the destination that the listener has
@@ -191,12 +198,21 @@ func (p *pool) introduced(id segment.ID, generation uint32, peer stream.Cred) *s
 	if i < 0 {
 		return nil
 	}
+	p.spares[i].Heard()
 	return p.remove(i)
 }
 
 // purge gives up all spares that may go, because the process or the machine is
-// short of something. It reports whether there were any.
-func (p *pool) purge() bool { return p.giveUp(p.mayGo) }
+// short of something. It reports whether there were any. A listener then keeps
+// none for a while: dialers would take them, and it may not get to these.
+func (p *pool) purge() bool {
+	if p.awaited != nil {
+		p.mu.Lock()
+		p.barren = time.Now().Add(messageTimeout)
+		p.mu.Unlock()
+	}
+	return p.giveUp(p.mayGo)
+}
 
 // sweep gives up spares whose peer has let go of them.
 func (p *pool) sweep() { p.giveUp(func(s *spare) bool { return s.Gone() }) }
@@ -207,7 +223,7 @@ func (p *pool) withdraw() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
-	p.purge()
+	p.giveUp(p.mayGo)
 }
 
 // close gives up all spares, now and later.
@@ -217,6 +233,9 @@ func (p *pool) close() {
 	p.spares, p.bytes, p.closed = nil, 0, true
 	p.n.Store(0)
 	p.mu.Unlock()
+	for _, s := range out {
+		p.mayGo(s) // a dialer that has taken it begins anew
+	}
 	closeSpares(out)
 }
 

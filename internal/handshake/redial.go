@@ -18,7 +18,7 @@ var spares pool
 
 // DropSpares gives up the spares of all dials of this process, for tests that
 // count leaks.
-func DropSpares() { spares.purge() }
+func DropSpares() { spares.giveUp(spares.mayGo) }
 
 // A destination is what a spare may be used for: a dial to a path, by a user.
 type destination struct {
@@ -55,6 +55,7 @@ func (d *DialOptions) redial(ctx context.Context, dir, base string) (*stream.Str
 		if ok {
 			return s.Stream(d.BusyPoll, d.keepFor(*s)), nil
 		}
+		s.PutBack()
 		s.Close()
 		if err != nil {
 			return nil, err
@@ -82,7 +83,7 @@ func (d *DialOptions) reach(ctx context.Context, s *spare) (ok bool, err error) 
 	if err := sendMessage(ctx, sock, s.socket.Path(), reuseMessage(s.id, s.Next()), nil); err != nil {
 		return false, ctx.Err()
 	}
-	return !s.Gone(), nil // the listener gives up spares that were taken long ago
+	return !s.GivenUp(), nil // the listener gives up spares that were taken long ago
 }
 
 // keepFor keeps a stream's spare for the next dial.

@@ -5,6 +5,7 @@ package handshake
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"shmconn/internal/segment"
 	"shmconn/internal/stream"
@@ -34,12 +35,21 @@ func (l *Listener) keepFor(id segment.ID) func(*stream.Spare) {
 	return l.spares.keepFor(spare{id: id}, l.most, l.spareFor)
 }
 
-// awaited reports whether a dialer may be on its way to Accept.
+// awaited reports whether a dialer may be on its way to Accept. While Accept is
+// short of something it gets to nobody, and dialers that have taken spares may
+// be what it waits for: then they are not awaited.
 func (l *Listener) awaited() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if time.Since(l.starved) < starvation {
+		return false
+	}
 	return l.taken > 0 || len(l.acceptQueue) > 0 || slices.ContainsFunc(l.sockets, (*socket).pending)
 }
+
+// starvation is for how long an error of Accept says that it is short of
+// something. A server tries again before: net/http after a second at most.
+const starvation = 1500 * time.Millisecond
 
 // purge gives up spares for what this process is short of. It reports whether
 // that may have helped.

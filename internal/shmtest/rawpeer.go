@@ -53,14 +53,24 @@ func RawConnect(t testing.TB, name string) *RawPeer {
 	t.Helper()
 	p := &RawPeer{t: t, Sock: -1, Seg: -1, bell: -1, Ringer: -1, hisRinger: -1, HisBell: -1}
 	var err error
-	if p.Sock, err = unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0); err != nil {
+	if p.Sock, err = rawConnect(name); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Close)
-	if err := unix.Connect(p.Sock, &unix.SockaddrUnix{Name: UnixShape.Path("shmconn." + name + "@sock")}); err != nil {
-		t.Fatal(err)
-	}
 	return p
+}
+
+// rawConnect returns a socket that is connected to the listener on name.
+func rawConnect(name string) (int, error) {
+	sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Connect(sock, &unix.SockaddrUnix{Name: UnixShape.Path("shmconn." + name + "@sock")}); err != nil {
+		unix.Close(sock)
+		return -1, err
+	}
+	return sock, nil
 }
 
 // RawDialer connects and makes what a dialer hands over, and a segment.

@@ -4,6 +4,7 @@ package shmtest
 
 import (
 	"bytes"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -26,13 +27,13 @@ func SegmentPair(t testing.TB, s Shape) (a, b *shmconn.Conn, seg *os.File) {
 	defer l.Close()
 	x := s.MustDial(t, name)
 	y := MustAccept(t, l)
-	return x.(*shmconn.Conn), y.(*shmconn.Conn), openSegment(t, s.Path(""), name)
+	return x.(*shmconn.Conn), y.(*shmconn.Conn), openSegment(t, s.Path(""), name, nil)
 }
 
 // openSegment opens the file of a connection of this process to the listener
 // base in dir. It has no name, but /proc has the descriptors, and the file's
-// header the listener's name.
-func openSegment(t testing.TB, dir, base string) *os.File {
+// header the listener's name. Of several it is one that has mark in it.
+func openSegment(t testing.TB, dir, base string, mark []byte) *os.File {
 	t.Helper()
 	SkipSockets(t, "there is no segment")
 	for _, fd := range ListDir("/proc/self/fd") {
@@ -46,7 +47,7 @@ func openSegment(t testing.TB, dir, base string) *os.File {
 			t.Fatal(err)
 		}
 		b := make([]byte, 128)
-		if _, err := seg.ReadAt(b, 64); err == nil && string(bytes.TrimRight(b, "\x00")) == base {
+		if _, err := seg.ReadAt(b, 64); err == nil && string(bytes.TrimRight(b, "\x00")) == base && holds(seg, mark) {
 			t.Cleanup(func() { seg.Close() })
 			return seg
 		}
@@ -150,7 +151,7 @@ func SegmentIn(t testing.TB, dir string, s Shape) (a, b *shmconn.Conn, seg *os.F
 	defer l.Close()
 	a = s.MustDial(t, name).(*shmconn.Conn)
 	b = MustAccept(t, l).(*shmconn.Conn)
-	return a, b, openSegment(t, dir, filepath.Base(name))
+	return a, b, openSegment(t, dir, filepath.Base(name), nil)
 }
 
 // SkipRaced skips what takes a header away while somebody looks at it. The race
@@ -160,4 +161,26 @@ func SkipRaced(t testing.TB) {
 	if RaceEnabled {
 		t.Skip("the race detector cannot do with faults at atomic accesses")
 	}
+}
+
+// holds reports whether mark is in f.
+func holds(f *os.File, mark []byte) bool {
+	all, err := io.ReadAll(io.NewSectionReader(f, 0, math.MaxInt64))
+	return err == nil && bytes.Contains(all, mark)
+}
+
+// SegmentWords returns the words of the segment of a connection of this process
+// to the listener base, to overwrite. Of several it is one over which mark was
+// written.
+func SegmentWords(t testing.TB, s Shape, base, mark string) *RawPeer {
+	t.Helper()
+	seg := openSegment(t, s.Path(""), base, []byte(mark))
+	defer seg.Close()
+	fd, err := unix.Dup(int(seg.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &RawPeer{t: t, Size: s.RingSize(), Sock: -1, Seg: fd, bell: -1, Ringer: -1, hisRinger: -1, HisBell: -1}
+	t.Cleanup(p.Close)
+	return p
 }

@@ -25,6 +25,7 @@ type Shape struct {
 	DialPoll   time.Duration
 	Swap       bool // the first of a pair is the accepted end
 	Spares     int  // SpareBytes of both ends
+	SpareTime  time.Duration
 }
 
 // Network is the name of the network in an address.
@@ -124,7 +125,7 @@ func (s Shape) Listen(name string) (Listener, error) {
 		}
 		return l.(*net.UnixListener), nil
 	}
-	lc := &shmconn.ListenConfig{RingSize: s.Ring, Anonymous: s.Anonymous, BusyPoll: s.ListenPoll, SpareBytes: s.Spares}
+	lc := &shmconn.ListenConfig{RingSize: s.Ring, Anonymous: s.Anonymous, BusyPoll: s.ListenPoll, SpareBytes: s.Spares, SpareTime: s.SpareTime}
 	l, err := lc.Listen(name)
 	if err != nil {
 		return nil, err
@@ -141,7 +142,7 @@ func (s Shape) DialContext(ctx context.Context, name string, timeout time.Durati
 		}
 		return c.(*net.UnixConn), nil
 	}
-	c, err := (&shmconn.Dialer{BusyPoll: s.DialPoll, Timeout: timeout, SpareBytes: s.Spares}).DialContext(ctx, "shm", name)
+	c, err := (&shmconn.Dialer{BusyPoll: s.DialPoll, Timeout: timeout, SpareBytes: s.Spares, SpareTime: s.SpareTime}).DialContext(ctx, "shm", name)
 	if err != nil {
 		return nil, err
 	}

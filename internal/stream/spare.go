@@ -163,6 +163,25 @@ func (p *Spare) Take() (ok bool) {
 	return ok
 }
 
+// PutBack ends a Take of which the acceptor was not told, before Close: it need
+// not wait for a dialer that does not come.
+func (p *Spare) PutBack() { p.touch(func() { p.out.Own.SaySpare(0) }) }
+
+// GivenUp reports whether the acceptor has let go of p, which the dialer has
+// taken, and has not heard of that. If it has heard, what it has written can
+// be read, although it may have closed or died since.
+func (p *Spare) GivenUp() (ok bool) {
+	if !p.Gone() {
+		return false
+	}
+	p.touch(func() { ok = p.out.Peer.Spare.Load() != p.next && !p.out.Peer.ClosedIn(p.next) })
+	return ok
+}
+
+// Heard says that the acceptor has heard that the dialer has taken p, whether
+// or not it has withdrawn its offer.
+func (p *Spare) Heard() { p.touch(func() { p.in.Own.SaySpare(p.next) }) }
+
 // Withdraw ends the acceptor's Offer. It reports false if the dialer has taken
 // the spare, or may have: then the dialer is heard first.
 func (p *Spare) Withdraw() (ok bool) {

@@ -13,6 +13,7 @@ import (
 
 func TestMain(m *testing.M) {
 	shmtest.Main(m, shmtest.Roles{
+		"liar":   liar,
 		"unruly": unrulyDialers,
 		"vandal": vandal,
 	})

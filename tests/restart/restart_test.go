@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -206,8 +207,9 @@ func flip(_ shmtest.Shape, in *bufio.Scanner) {
 		time.Sleep(time.Millisecond)
 	}
 	must(os.WriteFile(count, []byte(strconv.Itoa(left-1)), 0o600))
-	for err = upg.Upgrade(); err != nil && err.Error() == "parent hasn't exited"; err = upg.Upgrade() {
-		time.Sleep(time.Millisecond) // tableflip learns of it later than WaitForParent
+	early := []string{"process is not ready yet", "parent hasn't exited"}
+	for err = upg.Upgrade(); err != nil && slices.Contains(early, err.Error()); err = upg.Upgrade() {
+		time.Sleep(time.Millisecond) // tableflip learns of both later than Ready and WaitForParent
 	}
 	must(err)
 	<-upg.Exit()

@@ -12,5 +12,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	shmtest.Main(m, shmtest.Roles{"reuseserver": reuseServer, "reusedialer": reuseDialer})
+	shmtest.Main(m, shmtest.Roles{
+		"reuseserver":  reuseServer,
+		"reusedialer":  reuseDialer,
+		"soakdialers":  soakDialers,
+		"stormdialers": stormDialers,
+		"stormserver":  serveStorm,
+	})
 }

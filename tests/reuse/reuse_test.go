@@ -130,6 +130,9 @@ func reuseServer(s shmtest.Shape, in *bufio.Scanner) {
 		case "holds":
 			fmt.Println(len(shmtest.Mappings()), count(shmtest.Descriptors()))
 			continue
+		case "memory":
+			fmt.Println(resident())
+			continue
 		}
 		fmt.Println(shmtest.Class(err))
 	}

@@ -13,6 +13,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,6 +32,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"shmconn"
+	"shmconn/internal/handshake"
 	"shmconn/internal/shmtest"
 )
 
@@ -113,6 +115,8 @@ type injectResult struct {
 	Read    int      // bytes that calls have said they read
 	Wrong   string   // a byte that is not what was written
 	Left    string   // what is left of the connection
+	Reused  uint64   // for how many times the connection uses memory again
+	Later   string   // what was wrong with the connection after it, "" if nothing was
 }
 
 // injected is the helper. Its order says whether it dials or listens, and the
@@ -153,15 +157,28 @@ func injected(s shmtest.Shape, in *bufio.Scanner) {
 	runtime.GC()
 	buf := make([]byte, injectBytes)
 	before := shmtest.Hold()
+	how, again := strings.CutSuffix(how, "-again")
+	var l shmtest.Listener
+	if again {
+		if l, err = meetEarlier(s, how, name); err != nil {
+			panic(err)
+		}
+	}
 	fmt.Println("ready")
 	for y.Serial.Load() != injectGo {
 		time.Sleep(200 * time.Microsecond)
 	}
 	rep := new(injectResult)
-	rep.run(y, s, how, name, source, sink, buf)
+	rep.run(y, s, how, name, source, sink, buf, l)
 	y.Serial.Store(injectDone)
 	for y.Serial.Load() != injectTell {
 		time.Sleep(200 * time.Microsecond)
+	}
+	if again {
+		if err := meetLater(s, name, l); err != nil {
+			rep.Later = err.Error()
+		}
+		handshake.DropSpares()
 	}
 	copied, err := os.ReadFile(sink.Name())
 	if err != nil {
@@ -178,6 +195,100 @@ func injected(s shmtest.Shape, in *bufio.Scanner) {
 		panic(err)
 	}
 	fmt.Println(string(js))
+}
+
+// greeting is all that is said over the connections before and after the one
+// that errors are injected into.
+const greeting = "clean"
+
+// greet is such a connection, at the dialer's end, and answerGreeting at the
+// listener's. They are closed in order, so that they leave spares.
+func greet(c shmtest.Conn) error {
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(injectTimeout))
+	if _, err := io.WriteString(c, greeting); err != nil {
+		return err
+	}
+	b, err := io.ReadAll(c)
+	if err == nil && string(b) != greeting {
+		err = fmt.Errorf("the answer is %q", b)
+	}
+	return err
+}
+
+func answerGreeting(c shmtest.Conn) error {
+	defer c.Close()
+	b := make([]byte, len(greeting))
+	if _, err := io.ReadFull(c, b); err != nil || string(b) != greeting {
+		return fmt.Errorf("greeted with %q, %w", b, err)
+	}
+	_, err := c.Write(b)
+	return err
+}
+
+// greets reports whether c is a connection for answerGreeting.
+func greets(c *shmconn.Conn) bool {
+	b, _ := c.Peek(len(greeting))
+	return string(b) == greeting
+}
+
+// meetEarlier makes a connection that leaves a spare, and listens first if the
+// helper is to listen.
+func meetEarlier(s shmtest.Shape, how, name string) (l shmtest.Listener, err error) {
+	if how == "dial" {
+		c, err := s.Dial(name)
+		if err != nil {
+			return nil, err
+		}
+		return nil, greet(c)
+	}
+	if l, err = s.Listen(name); err != nil {
+		return nil, err
+	}
+	fmt.Println("listening")
+	c, err := l.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return l, answerGreeting(c.(shmtest.Conn))
+}
+
+// meetLater makes another connection, when no error is injected any more.
+func meetLater(s shmtest.Shape, name string, l shmtest.Listener) error {
+	if l == nil {
+		c, err := s.DialContext(context.Background(), name, injectTimeout)
+		if err != nil {
+			return err
+		}
+		return greet(c)
+	}
+	defer l.Close()
+	l.SetDeadline(time.Now().Add(injectTimeout))
+	answered := make(chan error, 1)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		c, err := l.Accept()
+		select {
+		case err := <-answered:
+			return err
+		default:
+		}
+		if te, ok := errors.AsType[net.Error](err); ok && te.Temporary() && !te.Timeout() {
+			continue // of a handshake that an error was injected into
+		}
+		if err != nil {
+			return err
+		}
+		c.SetDeadline(time.Now().Add(injectTimeout))
+		defer c.Close() // nobody may have accepted it before: then it says nothing
+		wg.Go(func() {
+			if greets(c.(*shmconn.Conn)) {
+				answered <- answerGreeting(c.(*shmconn.Conn))
+				l.SetDeadline(time.Unix(1, 0))
+			}
+		})
+	}
 }
 
 // step records what a call has said, and reports whether it has succeeded.
@@ -203,14 +314,16 @@ func expired(err error) bool {
 }
 
 // run is the part with strace attached.
-func (r *injectResult) run(y *shmtest.KillStats, s shmtest.Shape, how, name string, source, sink *os.File, buf []byte) {
+func (r *injectResult) run(y *shmtest.KillStats, s shmtest.Shape, how, name string, source, sink *os.File, buf []byte, l shmtest.Listener) {
 	var c *shmconn.Conn
 	if how == "listen" {
-		l, err := s.Listen(name)
-		if !r.step("Listen", err) {
-			return
+		if l == nil {
+			var err error
+			if l, err = s.Listen(name); !r.step("Listen", err) {
+				return
+			}
+			defer func() { r.step("Listener.Close", l.Close()) }()
 		}
-		defer func() { r.step("Listener.Close", l.Close()) }()
 		l.SetDeadline(time.Now().Add(injectTimeout))
 		var accepted atomic.Bool
 		defer accepted.Store(true)
@@ -255,6 +368,7 @@ func (r *injectResult) run(y *shmtest.KillStats, s shmtest.Shape, how, name stri
 		c = dialed.(*shmconn.Conn)
 	}
 	defer func() { r.step("Close", c.Close()) }()
+	r.Reused = c.Stats().Reused
 	c.SetDeadline(time.Now().Add(injectTimeout))
 	n, err := c.Write(shmtest.Pattern(0, injectBytes))
 	r.Wrote += n
@@ -289,6 +403,27 @@ type injectPeer struct {
 	got       *shmtest.Gathered
 	writeErr  error
 	late      string
+}
+
+// serveAmong serves the one connection of l that does not greet, until l is
+// closed.
+func (p *injectPeer) serveAmong(l *shmconn.Listener) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		c, err := l.AcceptConn()
+		if err != nil {
+			return
+		}
+		wg.Go(func() {
+			c.SetDeadline(time.Now().Add(peerTimeout))
+			if greets(c) {
+				answerGreeting(c)
+			} else {
+				p.serve(c)
+			}
+		})
+	}
 }
 
 // serve is the other end of run on c.
@@ -346,6 +481,7 @@ func (p *injectPeer) errors() string {
 // An injection is one run of the campaign.
 type injection struct {
 	role  string // "dial" or "listen"
+	again bool   // into the second of three connections, which uses memory again
 	shape shmtest.Shape
 	call  string // "" for none: all calls are traced
 	error string
@@ -353,7 +489,15 @@ type injection struct {
 }
 
 func (j injection) String() string {
-	return fmt.Sprintf("%s, %v: %s:error=%s:when=%s", j.role, j.shape, j.call, j.error, j.when)
+	return fmt.Sprintf("%s, %v: %s:error=%s:when=%s", j.order(), j.shape, j.call, j.error, j.when)
+}
+
+// order is the role as the helper is told.
+func (j injection) order() string {
+	if j.again {
+		return j.role + "-again"
+	}
+	return j.role
 }
 
 // A verdict is what came of an injection.
@@ -362,6 +506,8 @@ type verdict struct {
 	why   string   // for FAULT
 	calls []string // that strace has traced
 	hit   []string // that strace has answered
+
+	reused uint64 // for how many times memory was used again
 }
 
 var (
@@ -421,15 +567,18 @@ func (j injection) run(dir string) (v verdict, err error) {
 	peerDone := make(chan struct{})
 	var l *shmconn.Listener
 	if j.role == "dial" {
-		lc := &shmconn.ListenConfig{RingSize: j.shape.Ring, Anonymous: j.shape.Anonymous, BusyPoll: j.shape.ListenPoll, SpareBytes: j.shape.Spares}
+		lc := &shmconn.ListenConfig{RingSize: j.shape.Ring, Anonymous: j.shape.Anonymous, BusyPoll: j.shape.ListenPoll, SpareBytes: j.shape.Spares, SpareTime: j.shape.SpareTime}
 		if l, err = lc.Listen(name); err != nil {
 			return v, err
 		}
 		defer l.Close()
 		go func() {
 			defer close(peerDone)
-			if c, err := l.AcceptConn(); err == nil {
+			if c, err := l.AcceptConn(); err == nil && !j.again {
 				peer.serve(c)
+			} else if err == nil {
+				answerGreeting(c)
+				peer.serveAmong(l)
 			}
 		}()
 	}
@@ -472,8 +621,16 @@ func (j injection) run(dir string) (v verdict, err error) {
 		in.Close()
 		<-ended
 	}()
-	fmt.Fprintln(in, j.role, name)
-	if line := <-lines; line != "ready" {
+	d := &shmconn.Dialer{BusyPoll: j.shape.DialPoll, Timeout: peerTimeout, SpareBytes: j.shape.Spares, SpareTime: j.shape.SpareTime}
+	fmt.Fprintln(in, j.order(), name)
+	line := <-lines
+	if line == "listening" {
+		if err := dialAndGreet(d, name); err != nil {
+			return v, err
+		}
+		line = <-lines
+	}
+	if line != "ready" {
 		return v, fmt.Errorf("helper says %q: %s", line, &said)
 	}
 
@@ -529,7 +686,6 @@ func (j injection) run(dir string) (v verdict, err error) {
 			go func() {
 				defer close(peerDone)
 				defer y.Wrong.Store(1)
-				d := &shmconn.Dialer{BusyPoll: j.shape.DialPoll, Timeout: peerTimeout, SpareBytes: j.shape.Spares}
 				c, err := d.Dial(name)
 				if err == nil {
 					peer.serve(c)
@@ -583,6 +739,14 @@ func (j injection) run(dir string) (v verdict, err error) {
 
 	// The other end is told by now, or soon. It may not have been accepted at all.
 	y.Serial.Store(injectTell)
+	var later error
+	laterDone := make(chan struct{})
+	go func() {
+		defer close(laterDone)
+		if j.again && j.role == "listen" {
+			later = dialAndGreet(d, name)
+		}
+	}()
 	limit := injectHang
 	if own { // a timer may wait for an eventfd for ever
 		limit = 4 * time.Second
@@ -604,8 +768,13 @@ func (j injection) run(dir string) (v verdict, err error) {
 	}
 	in.Close()
 	<-ended
+	<-laterDone
+	v.reused = r.Reused
+	if later != nil {
+		r.Later = later.Error() + "; " + r.Later
+	}
 	if l != nil {
-		if r.Wrote == 0 {
+		if r.Wrote == 0 || j.again {
 			l.Close()
 		}
 		<-peerDone
@@ -623,6 +792,14 @@ func (j injection) run(dir string) (v verdict, err error) {
 	return v, nil
 }
 
+func dialAndGreet(d *shmconn.Dialer, name string) error {
+	c, err := d.Dial(name)
+	if err != nil {
+		return err
+	}
+	return greet(c)
+}
+
 // judge says what came of a run that has ended.
 func (j injection) judge(r *injectResult, p *injectPeer, v verdict, names []string) (kind, why string) {
 	switch {
@@ -636,6 +813,8 @@ func (j injection) judge(r *injectResult, p *injectPeer, v verdict, names []stri
 		return "FAULT", fmt.Sprintf("%d bytes were written, and the other end has %d", r.Wrote, p.got.N)
 	case r.Failed == "" && (!p.connected || p.got.N != 2*injectBytes || p.got.Err != io.EOF || p.writeErr != nil || r.Read != 2*injectBytes):
 		return "FAULT", "success, and the other end knows nothing of it"
+	case r.Later != "":
+		return "FAULT", "the connection after it: " + r.Later
 	case r.Left != "" && j.call != "munmap":
 		return "FAULT", "left: " + r.Left
 	case slices.ContainsFunc(names, func(name string) bool { return !j.keeps(name) }):
@@ -694,6 +873,8 @@ var injectScenes = []injection{
 	{role: "listen", shape: shmtest.Shape{Ring: injectRing, Anonymous: true, Spares: -1}},
 	{role: "dial", shape: shmtest.Shape{Ring: injectRing, Spares: -1}.Poll(shmtest.PollAlways)},
 	{role: "listen", shape: shmtest.Shape{Ring: injectRing, Spares: -1}.Poll(shmtest.PollAlways)},
+	{role: "dial", again: true, shape: shmtest.Shape{Ring: injectRing, SpareTime: time.Minute}.Poll(shmtest.PollNever)},
+	{role: "listen", again: true, shape: shmtest.Shape{Ring: injectRing, SpareTime: time.Minute}.Poll(shmtest.PollNever)},
 }
 
 // pollingCalls are those that an end that never parks makes in another way than
@@ -704,7 +885,8 @@ var pollingCalls = []string{"poll", "ppoll", "read", "write", "membarrier"}
 // ReadFrom, WriteTo and Close with each error, once and from then on. What
 // comes of it is an error or success: no call goes on beyond its deadline,
 // nothing crashes, nothing is left, and what either end says that it wrote the
-// other one has read.
+// other one has read. So it is over memory that is used again, too, and the
+// connection after that one works.
 func TestInjected(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("not tried: strace is not installed")
@@ -736,6 +918,9 @@ func TestInjected(t *testing.T) {
 		if v.kind != "not reached" {
 			t.Fatalf("%v: %s %s", scene, v.kind, v.why)
 		}
+		if scene.again != (v.reused == 1) {
+			t.Fatalf("%v: used again for the %d. time", scene, v.reused)
+		}
 		most := map[string]int{} // of a thread
 		counts, left := map[string]int{}, map[string]string{}
 		for _, line := range v.calls {
@@ -749,7 +934,7 @@ func TestInjected(t *testing.T) {
 				most[m[2]] = max(most[m[2]], counts[m[1]+" "+m[2]])
 			}
 		}
-		t.Logf("%s, %v: injected into, with the most of a thread: %v", scene.role, scene.shape, most)
+		t.Logf("%s, %v: injected into, with the most of a thread: %v", scene.order(), scene.shape, most)
 		for _, call := range slices.Sorted(maps.Keys(left)) {
 			excluded[call] = left[call]
 		}

@@ -13,9 +13,10 @@ import (
 
 func TestMain(m *testing.M) {
 	shmtest.Main(m, shmtest.Roles{
-		"dialers":  manyDialers,
-		"injected": injected,
-		"narrow":   narrow,
-		"poor":     poor,
+		"dialers":    manyDialers,
+		"injected":   injected,
+		"latedialer": lateDialer,
+		"narrow":     narrow,
+		"poor":       poor,
 	})
 }
