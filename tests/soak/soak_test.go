@@ -367,7 +367,7 @@ func (s *sender) some() int { return int(min(s.end-s.next, 1+s.r.Uint64N(1<<s.r.
 
 // send sends all messages, and then closes that half.
 func (s *sender) send() error {
-	ways := [...]func() error{s.write, s.writeLong, s.writeBuffers, s.readFrom, s.readFromFile, s.reserve, s.tryWrite, s.bufio}
+	ways := [...]func() error{s.write, s.writeLong, s.writeBuffers, s.readFrom, s.readFromFile, s.reserve, s.commitReserve, s.tryWrite, s.bufio}
 	for s.next < s.end {
 		way, before := s.r.IntN(len(ways)), s.next
 		if err := ways[way](); err != nil {
@@ -451,6 +451,27 @@ func (s *sender) reserve() error {
 			return err
 		}
 		b = b[n:]
+	}
+	return nil
+}
+
+// commitReserve is reserve by one call for the end of a span and the start of
+// the next.
+func (s *sender) commitReserve() error {
+	var span []byte
+	for b := s.batch(); len(b) > 0; {
+		var err error
+		if len(span) == 0 {
+			if span, err = s.c.Reserve(min(len(b), 1+s.r.IntN(s.half))); err != nil {
+				return err
+			}
+		}
+		n := min(s.r.IntN(len(span)+1), len(b))
+		copy(span, b[:n])
+		b = b[n:]
+		if span, err = s.c.CommitReserve(n, min(len(b), 1+s.r.IntN(s.half))); err != nil {
+			return err
+		}
 	}
 	return nil
 }
