@@ -2007,3 +2007,67 @@ func TestFaultyMemory(t *testing.T) {
 		a.Guard(func() { a.Write(faulty(t, 0, 1)) })
 	})
 }
+
+// TestVisitAfterRinging has calls that read what is there already keep the only
+// P, as they do where ringing has the peer run and answer at once. Another
+// goroutine waits for a pipe. The runtime's monitor looks after it every 10 ms,
+// which is once or twice here.
+func TestVisitAfterRinging(t *testing.T) {
+	shmtest.SkipSockets(t, "a RawPeer knows shared memory only")
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	var got atomic.Int64
+	go func() {
+		for b := make([]byte, 1); ; got.Add(1) {
+			if _, err := r.Read(b); err != nil {
+				return
+			}
+		}
+	}()
+	for _, read := range []struct {
+		name string
+		do   func(c *shmconn.Conn) error
+	}{
+		{"Read", func(c *shmconn.Conn) error {
+			_, err := c.Read(make([]byte, 1))
+			return err
+		}},
+		{"Peek", func(c *shmconn.Conn) error {
+			_, err := c.Peek(1)
+			c.Discard(1)
+			return err
+		}},
+	} {
+		p, c := shmtest.RawPair(t, shmtest.Shape{})
+		const rounds = 100
+		inTime := 0
+		for i := range uint64(rounds) {
+			before := got.Load()
+			if _, err := w.Write([]byte{1}); err != nil {
+				t.Fatal(err)
+			}
+			p.Put(shmtest.RingB+shmtest.ConsumerParked, 2*i+1)
+			shmtest.MustWrite(t, c, []byte{1})
+			p.Put(shmtest.RingA+shmtest.Produced, i+1)
+			for start := time.Now(); time.Since(start) < 200*time.Microsecond; {
+			}
+			if err := read.do(c); err != nil {
+				t.Fatal(err)
+			}
+			if got.Load() > before {
+				inTime++
+			}
+		}
+		if inTime < rounds/2 {
+			t.Errorf("%s: the pipe was read in %d of %d rounds", read.name, inTime, rounds)
+		}
+		if rings, _ := p.Look(); rings < rounds {
+			t.Errorf("%s: rang %d times, want %d", read.name, rings, rounds)
+		}
+	}
+}

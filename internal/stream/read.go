@@ -20,6 +20,7 @@ type readHalf struct {
 	streaming bool   // the last looks found something new
 	pauses    int    // of holdBack
 	answered  uint64 // what this end had written by then
+	visited   uint64 // how often this end had rung at the last visitNetwork
 }
 
 // Read is Conn.Read.
@@ -41,6 +42,7 @@ func (h *readHalf) read(b []byte, n *int) error {
 	}
 	if h.ring.Ready() == 0 {
 		h.holdBack()
+		h.visitNetwork()
 	}
 	for {
 		if err := h.checkRead(1); err != nil {
@@ -53,6 +55,17 @@ func (h *readHalf) read(b []byte, n *int) error {
 		}
 		h.streaming = false
 		h.s.await(&h.half)
+	}
+}
+
+// visitNetwork lets the runtime look after the network, if this end has rung
+// for the peer since the last time. Where both ends share a processor, the peer
+// runs and answers before ringing returns. Then the next Read finds the answer
+// and does not wait, so this goroutine would never come to the scheduler.
+func (h *readHalf) visitNetwork() {
+	if rings := h.s.tx.rings.Load(); rings != h.visited {
+		h.visited = rings
+		wait.Visit()
 	}
 }
 
@@ -249,6 +262,7 @@ func (h *readHalf) peek(n, most int) ([]byte, error) {
 	h.leased = false
 	if h.ring.Ready() < n {
 		h.holdBack()
+		h.visitNetwork()
 	}
 	for {
 		if err := h.checkRead(n); err != nil {

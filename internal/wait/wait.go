@@ -223,6 +223,10 @@ func Ended() uint64 { return process.ended.Load() }
 // End counts a wait that has ended, and returns how many that makes.
 func End() uint64 { return process.ended.Add(1) }
 
+// Visit makes the runtime check the network, if that is due: see visitor. It is
+// for goroutines that go on without waiting.
+func Visit() { process.visitor.visit(Now()) }
+
 // Pause lets about half a microsecond pass.
 func Pause() {
 	if process.parallel.Load() {
