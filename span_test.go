@@ -387,6 +387,27 @@ func TestPeekDiscard(t *testing.T) {
 	})
 }
 
+// TestDiscardGivesRoom removes half a ring of small spans, without a wait: the
+// peer gets the room of all but a quarter ring.
+func TestDiscardGivesRoom(t *testing.T) {
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		size := s.RingSize()
+		a, b := s.ShmPair(t)
+		shmtest.MustWrite(t, a, make([]byte, size))
+		for range size / 2 / 64 {
+			if p, err := b.Peek(64); len(p) != 64 || err != nil {
+				t.Fatalf("Peek(64) = %d bytes, %v", len(p), err)
+			}
+			if n, err := b.Discard(64); n != 64 || err != nil {
+				t.Fatalf("Discard(64) = %d, %v", n, err)
+			}
+		}
+		if n := a.Available(); n < size/4 || n > size/2 {
+			t.Errorf("there is room for %d bytes, want %d to %d", n, size/4, size/2)
+		}
+	})
+}
+
 // TestSpansAreContiguous moves spans over the end of the ring.
 func TestSpansAreContiguous(t *testing.T) {
 	for _, n := range []int{1, 7, 1000, 1023, 2047, 2048} {

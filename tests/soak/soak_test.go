@@ -349,7 +349,7 @@ type sender struct {
 	buf       []byte
 	buffered  *bufio.Writer
 	file      *os.File
-	used      [8]uint64 // messages by way
+	used      [9]uint64 // messages by way
 }
 
 // batch returns some messages in a row.
@@ -719,7 +719,7 @@ func (v *receiver) writeToFile() error {
 }
 
 // exchange sends messages over c and receives as many, at once.
-func exchange(c *shmconn.Conn, seed uint64, count uint64) (sent [8]uint64, received [7]uint64, err error) {
+func exchange(c *shmconn.Conn, seed uint64, count uint64) (sent [9]uint64, received [7]uint64, err error) {
 	files := make([]*os.File, 2)
 	for i := range files {
 		fd, err := unix.MemfdCreate("messages", unix.MFD_CLOEXEC)
@@ -778,7 +778,7 @@ func TestMessages(t *testing.T) {
 		shmtest.Shape{Ring: 1 << 20, Anonymous: true}.Poll(shmtest.PollAlways),
 		shmtest.Shape{Ring: 65536}.Poll(shmtest.PollNever),
 	}
-	var sent [8]uint64
+	var sent [9]uint64
 	var received [7]uint64
 	start := time.Now()
 	shmtest.OnShapes(t, shapes, func(t *testing.T, s shmtest.Shape) {
