@@ -69,8 +69,8 @@ func (h *readHalf) visitNetwork() {
 	}
 }
 
-// manySmall is the most bytes that a Read can return and still count as one of
-// many small Writes in a row.
+// manySmall is the most bytes that a Read or a Peek can return and still count
+// as one of many small Writes in a row.
 const manySmall = 4 << 10
 
 // holdBack pauses for half a microsecond (a Consumer: two) before a load of the
