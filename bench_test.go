@@ -86,10 +86,11 @@ func BenchmarkStream(b *testing.B) {
 	}
 }
 
-// BenchmarkZeroCopy sends messages in place, by Reserve and Commit, and takes
-// them by Peek and Discard; beside it the same by Write and Read.
+// BenchmarkZeroCopy sends messages in place and takes them there: by Reserve,
+// Commit, Peek and Discard, and by CommitReserve and PeekAtLeast; beside it the
+// same by Write and Read.
 func BenchmarkZeroCopy(b *testing.B) {
-	for _, net := range []string{"shm-zerocopy", "shm", "unix"} {
+	for _, net := range []string{"shm-zerocopy", "shm-inplace", "shm", "unix"} {
 		benchmark(b, "net="+net, bench.Spec{Net: net, Loop: "messages", Size: 64}, 64)
 	}
 }

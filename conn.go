@@ -312,6 +312,20 @@ func (c *Conn) Commit(n int) error {
 	return c.opError("write", c.s.Commit(n))
 }
 
+// CommitReserve is Commit of n bytes and then, in the same call, Reserve of the
+// next, if there is room for them now. If there is not, the slice is nil, and
+// the caller goes on with Reserve, which waits. So a stream of messages in
+// place takes one call a message, as by Write.
+//
+// With an error nothing is published, unless that is a [*CorruptError], and
+// what Commit says of the reservation holds; it is an error, too, if next is
+// not a length for Reserve. Without one, n bytes are published. The slice is
+// valid as long as one of Reserve. With next 0 nothing is reserved any more.
+func (c *Conn) CommitReserve(n, next int) ([]byte, error) {
+	b, err := c.s.CommitReserve(n, next)
+	return b, c.opError("write", err)
+}
+
 // Guard calls f on this goroutine, to work on slices of Peek and Reserve, and
 // returns nil. If f faults because the segment was truncated, Guard returns a
 // [*CorruptError], and the connection is damaged for good. Other panics of f go

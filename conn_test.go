@@ -1263,6 +1263,12 @@ func TestOnePublish(t *testing.T) {
 				copy(p, b)
 				return errors.Join(err, c.Commit(len(p)))
 			}},
+			{"CommitReserve", s.RingSize() / 2, func(c *shmconn.Conn, b []byte) error {
+				p, err := c.Reserve(len(b))
+				copy(p, b)
+				_, cerr := c.CommitReserve(len(p), len(b))
+				return errors.Join(err, cerr)
+			}},
 		} {
 			t.Run(fmt.Sprintf("%s/len=%d,cap=%d", w.name, w.n, s.RingSize()), func(t *testing.T) {
 				a, b := s.ShmPair(t)
@@ -1327,6 +1333,14 @@ func TestAllocs(t *testing.T) {
 			a.Commit(100)
 			b.Peek(100)
 			b.Discard(100)
+		})
+		zero("CommitReserve", func() {
+			p, _ := a.Reserve(100)
+			p, _ = a.CommitReserve(len(p), 50)
+			if err := a.Commit(len(p)); len(p) != 50 || err != nil {
+				t.Fatal(len(p), err)
+			}
+			b.Discard(150)
 		})
 		zero("TryWriteAll, PeekAtLeast", func() {
 			a.TryWriteAll(buf)

@@ -24,8 +24,8 @@
 //     direction: [Conn.CloseWrite]. End a stream that is incomplete:
 //     [Conn.Abort]. Select on the end of the peer: [Conn.Done].
 //   - Without a wait: [Conn.TryRead], [Conn.TryWrite], [Conn.TryWriteAll].
-//   - Without a copy: [Conn.Peek], [Conn.Reserve], [Conn.Guard]; from files and
-//     to sockets, [io.Copy].
+//   - Without a copy: [Conn.Peek], [Conn.Reserve], [Conn.CommitReserve],
+//     [Conn.Guard]; from files and to sockets, [io.Copy].
 //   - From one goroutine alone, faster: [Conn.Produce], [Conn.Consume].
 //   - Look inside: [Conn.Stats]; package shmconn/stats for all connections of a
 //     program; Logger of [ListenConfig] for refused dialers.

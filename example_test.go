@@ -573,6 +573,39 @@ func ExampleConn_Commit() {
 	// 4
 }
 
+// Send messages in place, each published as soon as it is built, by one call a
+// message.
+func ExampleConn_CommitReserve() {
+	client, server := examplePair("prices")
+	defer client.Close()
+	defer server.Close()
+
+	var room []byte
+	for _, price := range []uint64{150, 151, 149} {
+		var err error
+		if room == nil { // at first, and while the ring is full
+			if room, err = client.Reserve(8); err != nil {
+				log.Fatal(err)
+			}
+		}
+		binary.LittleEndian.PutUint64(room, price)
+		if room, err = client.CommitReserve(8, 8); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	b, err := server.PeekAtLeast(8)
+	for ; len(b) > 0; b = b[8:] {
+		fmt.Println(binary.LittleEndian.Uint64(b))
+	}
+	fmt.Println(err)
+	// Output:
+	// 150
+	// 151
+	// 149
+	// <nil>
+}
+
 // Work on shared memory of a peer that is not trusted: when the peer truncates
 // it, that is an error and not the end of this process.
 func ExampleConn_Guard() {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"os"
 	"runtime"
 	"strings"
@@ -386,6 +387,27 @@ func TestPeekDiscard(t *testing.T) {
 	})
 }
 
+// TestDiscardGivesRoom removes half a ring of small spans, without a wait: the
+// peer gets the room of all but a quarter ring.
+func TestDiscardGivesRoom(t *testing.T) {
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		size := s.RingSize()
+		a, b := s.ShmPair(t)
+		shmtest.MustWrite(t, a, make([]byte, size))
+		for range size / 2 / 64 {
+			if p, err := b.Peek(64); len(p) != 64 || err != nil {
+				t.Fatalf("Peek(64) = %d bytes, %v", len(p), err)
+			}
+			if n, err := b.Discard(64); n != 64 || err != nil {
+				t.Fatalf("Discard(64) = %d, %v", n, err)
+			}
+		}
+		if n := a.Available(); n < size/4 || n > size/2 {
+			t.Errorf("there is room for %d bytes, want %d to %d", n, size/4, size/2)
+		}
+	})
+}
+
 // TestSpansAreContiguous moves spans over the end of the ring.
 func TestSpansAreContiguous(t *testing.T) {
 	for _, n := range []int{1, 7, 1000, 1023, 2047, 2048} {
@@ -508,6 +530,171 @@ func TestReserveCommit(t *testing.T) {
 		_, err = a.Reserve(1)
 		shmtest.WantErr(t, "Reserve after Close", err, "write closed")
 		shmtest.WantErr(t, "Commit after Close", a.Commit(1), "write closed")
+	})
+}
+
+func TestCommitReserve(t *testing.T) {
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		size := s.RingSize()
+		a, b := s.ShmPair(t)
+		// bad is a call that may do nothing: it publishes nothing, and what was
+		// reserved stays so.
+		bad := func(n, next int, want string) {
+			t.Helper()
+			room, err := a.CommitReserve(n, next)
+			if room != nil || err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("CommitReserve(%d, %d) = %d bytes, %v, want an error with %q", n, next, len(room), err, want)
+			}
+			shmtest.Outcome(t, shmtest.Network, err)
+			if b.Buffered() != 0 {
+				t.Errorf("CommitReserve(%d, %d) published %d bytes", n, next, b.Buffered())
+			}
+		}
+		good := func(n, next int) []byte {
+			t.Helper()
+			room, err := a.CommitReserve(n, next)
+			if len(room) != next || cap(room) != next || room == nil || err != nil {
+				t.Fatalf("CommitReserve(%d, %d) = %d bytes of %d, %v", n, next, len(room), cap(room), err)
+			}
+			return room
+		}
+		read := func(want string) {
+			t.Helper()
+			got := make([]byte, 64)
+			if n, err := b.TryRead(got); string(got[:n]) != want || err != nil {
+				t.Errorf("read %q, %v, want %q", got[:n], err, want)
+			}
+		}
+		bad(1, 1, "0 are reserved")
+		bad(0, 1, "0 are reserved")
+		room, err := a.Reserve(5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(room, "hello")
+		for _, next := range []int{-1, math.MinInt, size/2 + 1, math.MaxInt} {
+			bad(3, next, "half the ring size")
+		}
+		bad(6, 5, "commit of 6 bytes, but 5 are reserved")
+		bad(-1, 5, "commit of -1 bytes, but 5 are reserved")
+		a.SetWriteDeadline(shmtest.Past)
+		bad(3, 5, "timeout")
+		a.SetWriteDeadline(shmtest.NoDeadline)
+		calls := a.Stats().WriteCalls
+		copy(good(3, 7), "written") // the reservation has outlasted all that
+		read("hel")
+		copy(good(7, 2), "yz")
+		read("written")
+		copy(good(0, 4), "abcd")
+		bad(5, 1, "but 4 are reserved") // the one before is gone
+		good(4, 0)
+		read("abcd")
+		bad(1, 1, "0 are reserved")
+		if n := a.Stats().WriteCalls - calls; n != 3 {
+			t.Errorf("%d calls have moved bytes, want 3", n)
+		}
+		a.Reserve(5)
+		a.Write([]byte("w"))
+		read("w")
+		bad(5, 5, "0 are reserved")
+
+		// It does not wait for room, and has published by then.
+		if room, err = a.Reserve(size / 2); err != nil {
+			t.Fatal(err)
+		}
+		copy(room, shmtest.Pattern(0, size/2))
+		copy(good(size/2, size/2), shmtest.Pattern(size/2, size/2))
+		if room, err = a.CommitReserve(size/2, 1); room != nil || err != nil {
+			t.Errorf("with the ring full: %d bytes, %v, want nil, nil", len(room), err)
+		}
+		if err := a.Commit(1); err == nil {
+			t.Error("Commit of what was not reserved succeeded")
+		}
+		done := shmtest.Blocked(a, func() { room, err = a.Reserve(1) })
+		got := make([]byte, size)
+		if _, err := io.ReadFull(b, got); err != nil {
+			t.Fatal(err)
+		}
+		shmtest.CheckPattern(t, got, 0)
+		if <-done; len(room) != 1 || err != nil {
+			t.Errorf("Reserve after it: %d bytes, %v", len(room), err)
+		}
+
+		// The ends.
+		b.Close()
+		room, err = a.CommitReserve(1, 1)
+		shmtest.WantErr(t, "CommitReserve after the peer's Close", err, "write EPIPE")
+		a.Close()
+		_, err = a.CommitReserve(1, 1)
+		shmtest.WantErr(t, "CommitReserve after Close", err, "write closed")
+	})
+}
+
+// TestCommitReserveStream sends a stream in place, by CommitReserve and, where
+// that finds no room, Reserve.
+func TestCommitReserveStream(t *testing.T) {
+	total := 2 << 20
+	if shmtest.RaceEnabled || shmtest.Sockets || testing.Short() {
+		total = 1 << 19
+	}
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		a, b := s.ShmPair(t)
+		seed := rand.Uint64()
+		t.Logf("seed %d", seed)
+		length := func(rnd *rand.Rand) int {
+			if rnd.IntN(50) == 0 {
+				return 1 + rnd.IntN(s.RingSize()/2)
+			}
+			return 1 + rnd.IntN(100)
+		}
+		joined, full := 0, make(chan struct{}, 1)
+		sent := make(chan error, 1)
+		go func() {
+			defer a.CloseWrite()
+			rnd := rand.New(rand.NewPCG(seed, 1))
+			room, err := a.Reserve(length(rnd))
+			for done := 0; err == nil && done < total; {
+				n := min(rnd.IntN(len(room)+1), total-done)
+				copy(room, shmtest.Pattern(done, n))
+				next := length(rnd)
+				room, err = a.CommitReserve(n, next)
+				done += n
+				if room != nil {
+					joined++
+				} else if err == nil {
+					select {
+					case full <- struct{}{}:
+					default:
+					}
+					room, err = a.Reserve(next)
+				}
+			}
+			sent <- err
+		}()
+		<-full // the first time the ring is full: so both ways to go on are taken
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		for got := 0; ; {
+			n := length(rnd)
+			p, err := b.PeekAtLeast(n)
+			if len(p) < n && err != io.EOF {
+				t.Fatalf("PeekAtLeast(%d) = %d bytes, %v", n, len(p), err)
+			}
+			p = p[:min(len(p), n+rnd.IntN(n))]
+			shmtest.CheckPattern(t, p, got)
+			got += len(p)
+			if len(p) == 0 {
+				if got != total {
+					t.Errorf("%d bytes of %d have come", got, total)
+				}
+				break
+			}
+			if n, err := b.Discard(len(p)); err != nil {
+				t.Fatalf("Discard(%d) = %d, %v", len(p), n, err)
+			}
+		}
+		if err := <-sent; err != nil || joined == 0 {
+			t.Errorf("the sender: %v; %d times it got room at once", err, joined)
+		}
 	})
 }
 

@@ -81,14 +81,18 @@ const batch = 16 << 10
 // it over; a full batch does so, too.
 func (p *placer) send(n int, fill func(b []byte)) error {
 	if header+n > len(p.room)-p.used {
-		if err := p.flush(); err != nil {
-			return err
+		next := max(min(batch, p.c.RingSize()/2), header+n)
+		var err error
+		if p.room != nil {
+			p.room, err = p.c.CommitReserve(p.used, next)
+			p.used = 0
 		}
-		room, err := p.c.Reserve(max(min(batch, p.c.RingSize()/2), header+n))
+		if p.room == nil && err == nil { // at first, and when the receiver is behind
+			p.room, err = p.c.Reserve(next)
+		}
 		if err != nil {
 			return err
 		}
-		p.room = room
 	}
 	b := p.room[p.used:]
 	binary.LittleEndian.PutUint32(b, uint32(n))

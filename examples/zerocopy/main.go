@@ -49,20 +49,24 @@ const batch = 64
 
 // send sends n quotes, the first with that sequence number.
 func send(c *shmconn.Conn, first, n uint64) error {
+	var room []byte
 	for n > 0 {
 		now := min(n, batch)
-		room, err := c.Reserve(int(now) * quoteSize)
-		if err != nil {
-			return err
+		if room == nil { // at first, and when the receiver is behind
+			var err error
+			if room, err = c.Reserve(int(now) * quoteSize); err != nil {
+				return err
+			}
 		}
 		for i := range now {
 			seq := first + i
 			quote(room[i*quoteSize:]).set(seq, 1_000_000+seq%100, seq%7, "GOOG")
 		}
-		if err := c.Commit(int(now) * quoteSize); err != nil {
+		first, n = first+now, n-now
+		var err error
+		if room, err = c.CommitReserve(len(room), int(min(n, batch))*quoteSize); err != nil {
 			return err
 		}
-		first, n = first+now, n-now
 	}
 	return nil
 }
@@ -74,14 +78,14 @@ type total struct{ count, volume, value uint64 }
 func (t *total) receive(c *shmconn.Conn, n uint64) error {
 	for end := t.count + n; t.count < end; {
 		// One has to be there; what has come with it is taken in the same go.
-		ready := max(1, min(c.Buffered()/quoteSize, batch, int(end-t.count)))
-		b, err := c.Peek(ready * quoteSize)
+		b, err := c.PeekAtLeast(quoteSize)
 		if err == io.EOF && len(b) > 0 {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
 			return err
 		}
+		ready := min(len(b)/quoteSize, int(end-t.count))
 		for i := range ready {
 			q := quote(b[i*quoteSize:])
 			if q.sequence() != t.count {
@@ -91,7 +95,7 @@ func (t *total) receive(c *shmconn.Conn, n uint64) error {
 			t.volume += q.volume()
 			t.value += q.volume() * q.price()
 		}
-		if _, err := c.Discard(len(b)); err != nil { // b is not valid after this
+		if _, err := c.Discard(ready * quoteSize); err != nil { // b is not valid after this
 			return err
 		}
 	}

@@ -69,14 +69,28 @@ func Build(ctx context.Context, ref string) (_ *Programs, err error) {
 	if err := buildEnds(ctx, root, p.New); err != nil {
 		return nil, fmt.Errorf("the working tree does not build: %w", err)
 	}
-	if buildEnds(ctx, tree, p.Old) == nil {
-		return p, nil
+	err = buildEnds(ctx, tree, p.Old)
+	for _, l := range lacking {
+		if err == nil {
+			break
+		}
+		p.Lacks = append(p.Lacks, l.nets...)
+		err = buildEnds(ctx, tree, p.Old, "-tags="+l.tags)
 	}
-	p.Lacks = []string{"shm-exclusive", "shm-exclusive-zerocopy", "shm-groups"}
-	if err := buildEnds(ctx, tree, p.Old, "-tags=without_exclusive"); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("the library of %s does not build with the bench of today: %w", ref, err)
 	}
 	return p, nil
+}
+
+// lacking lists the tags with which this package builds with older and older
+// states of the library, and the networks that each lacks besides those before.
+var lacking = []struct {
+	tags string
+	nets []string
+}{
+	{"without_commitreserve", []string{"shm-inplace"}},
+	{"without_commitreserve,without_exclusive", []string{"shm-exclusive", "shm-exclusive-zerocopy", "shm-groups"}},
 }
 
 // Checkout returns the root of the checkout that the working directory is in.

@@ -44,6 +44,7 @@ func TestLoops(t *testing.T) {
 		{Spec{Net: "shm", Loop: "roundtrip", Size: 64}, 300},
 		{Spec{Net: "shm", Loop: "write", Size: 4}, 10000},
 		{Spec{Net: "shm-zerocopy", Loop: "messages", Size: 64}, 1000},
+		{Spec{Net: "shm-inplace", Loop: "messages", Size: 64}, 1000},
 		{Spec{Net: "shm", Loop: "dial"}, 10},
 		{Spec{Net: "shm", Loop: "http"}, 10},
 		{Spec{Net: "unix", Loop: "http"}, 10},

@@ -57,7 +57,8 @@ func Targets() []Target {
 			Target{Text: "64 KiB stream / bare memcpy, ring " + name, Workload: "stream/size=65536", Num: "shm" + t.ring, Den: "memcpy" + t.ring, AtLeast: 0.8})
 	}
 	ts = append(ts,
-		Target{Text: "64-byte messages in place / by Write and Read", Workload: "zerocopy/size=64", Num: "shm-zerocopy", Den: "shm", AtLeast: 1},
+		Target{Text: "64-byte messages in place, by CommitReserve and PeekAtLeast / by Write and Read", Workload: "zerocopy/size=64", Num: "shm-inplace", Den: "shm", AtLeast: 1},
+		Target{Text: "  the same by Reserve, Commit, Peek and Discard", Workload: "zerocopy/size=64", Num: "shm-zerocopy", Den: "shm", Note: true},
 		Target{Text: "  the same by a Producer and a Consumer", Workload: "zerocopy/size=64", Num: "shm-exclusive-zerocopy", Den: "shm", AtLeast: 1.5},
 		Target{Text: "round trip after 5 ms idle, p50 / unix", Workload: "pause/ms=5", Num: "shm", Den: "unix", AtMost: 1},
 		Target{Text: "CPU per message at 1,000/s / unix", Workload: "rate/hz=1000", Num: "shm", Den: "unix", AtMost: 1.2},

@@ -198,7 +198,7 @@ func Workloads() []Workload {
 	}
 	add(Workload{
 		Name: "zerocopy/size=64", Title: "Messages in place, 64 B", Metric: messages,
-		Contenders: With(Spec{Loop: "messages", Size: 64}, "shm-zerocopy", "shm-exclusive-zerocopy", "shm", "unix"),
+		Contenders: With(Spec{Loop: "messages", Size: 64}, "shm-zerocopy", "shm-inplace", "shm-exclusive-zerocopy", "shm", "unix"),
 	})
 	add(Workload{
 		Name: "pause/ms=5", Title: "Round trip after 5 ms idle, 64 B", Metric: median,

@@ -271,6 +271,9 @@ func (c *Consumer) Skip(n int) { c.pos += uint64(n) }
 // last Publish.
 func (c *Consumer) AckDue() bool { return c.pos-c.published >= c.size/4 }
 
+// AckDueAfter reports whether AckDue will be true after a Skip of n.
+func (c *Consumer) AckDueAfter(n int) bool { return c.pos+uint64(n)-c.published >= c.size/4 }
+
 // Acked reports whether the producer knows of all that was read.
 func (c *Consumer) Acked() bool { return c.published == c.pos }
 

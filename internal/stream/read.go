@@ -69,8 +69,8 @@ func (h *readHalf) visitNetwork() {
 	}
 }
 
-// manySmall is the most bytes that a Read can return and still count as one of
-// many small Writes in a row.
+// manySmall is the most bytes that a Read or a Peek can return and still count
+// as one of many small Writes in a row.
 const manySmall = 4 << 10
 
 // holdBack pauses for half a microsecond (a Consumer: two) before a load of the
@@ -242,14 +242,26 @@ func (s *Stream) peekSpan(n, most int) (b []byte, err error) {
 	if err := h.turn.Lock(); err != nil {
 		return nil, err
 	}
+	if n == most && h.knows(n) {
+		b = h.span(n)
+		h.turn.Unlock()
+		return b, nil
+	}
 	defer s.endCall(&h.half, debug.SetPanicOnFault(true), &err)
 	return h.peek(n, most)
+}
+
+// knows reports whether n bytes are there, and more than none, without a look
+// at shared memory. A call that touches none needs no guard against faults.
+func (h *readHalf) knows(n int) bool {
+	return h.stop.Load() == 0 && n <= h.ring.Ready() && n > 0
 }
 
 // peek is peekSpan for a caller that holds the half.
 func (h *readHalf) peek(n, most int) ([]byte, error) {
 	h.leased = false
 	if h.ring.Ready() < n {
+		h.holdBack()
 		h.visitNetwork()
 	}
 	for {
@@ -267,8 +279,11 @@ func (h *readHalf) peek(n, most int) ([]byte, error) {
 					return nil, h.s.corrupted(err)
 				}
 			}
-			return h.span(min(most, h.ring.Ready())), nil
+			b := h.span(min(most, h.ring.Ready()))
+			h.streaming = h.streaming && len(b) < manySmall
+			return b, nil
 		}
+		h.streaming = false
 		h.s.await(&h.half)
 	}
 }
@@ -290,6 +305,13 @@ func (s *Stream) Discard(n int) (done int, err error) {
 	h := &s.rx
 	if err := h.turn.Lock(); err != nil {
 		return 0, err
+	}
+	if h.knows(n) && !h.ring.AckDueAfter(n) {
+		h.leased = false
+		h.ring.Skip(n)
+		h.calls++
+		h.turn.Unlock()
+		return n, nil
 	}
 	defer s.endCall(&h.half, debug.SetPanicOnFault(true), &err)
 	err = h.discard(n, &done)

@@ -193,6 +193,24 @@ func (s *Stream) Commit(n int) error {
 	return s.call(&s.tx, func() error { return s.commit(n) })
 }
 
+// CommitReserve is Conn.CommitReserve.
+func (s *Stream) CommitReserve(n, next int) (b []byte, err error) {
+	if err := s.checkSpan(next); err != nil {
+		return nil, err
+	}
+	err = s.call(&s.tx, func() error {
+		if err := s.commit(n); err != nil {
+			return err
+		}
+		if next <= s.free() {
+			s.tx.reserved = make([]byte, next)
+			b = s.tx.reserved
+		}
+		return nil
+	})
+	return b, err
+}
+
 func (s *Stream) commit(n int) error {
 	b := s.tx.reserved
 	if err := s.stopErr(&s.tx); err != nil {

@@ -253,6 +253,25 @@ func (h *writeHalf) commit(n int) error {
 	return nil
 }
 
+// CommitReserve is Conn.CommitReserve.
+func (s *Stream) CommitReserve(n, next int) (b []byte, err error) {
+	if err := s.checkSpan(next); err != nil {
+		return nil, err
+	}
+	h := &s.tx
+	if err := h.turn.Lock(); err != nil {
+		return nil, err
+	}
+	defer s.endCall(&h.half, debug.SetPanicOnFault(true), &err)
+	if err := h.commit(n); err != nil {
+		return nil, err
+	}
+	if fits, err := h.hasRoom(next); err != nil || !fits {
+		return nil, err
+	}
+	return h.room(next), nil
+}
+
 // WriteBuffers is Conn.WriteBuffers.
 func (s *Stream) WriteBuffers(v *net.Buffers) (n int64, err error) {
 	h := &s.tx

@@ -164,6 +164,18 @@ var closeCalls = []*closeCall{
 		afterOwn: "0 write closed", afterOther: "0 write EPIPE",
 	},
 	{
+		name: "CommitReserve", writes: true, prepare: func(e *closeEnd) { e.reserve(5) },
+		once: func(e *closeEnd) (int, error) {
+			b, err := e.c.CommitReserve(5, 3)
+			if err == nil {
+				e.sent += 5
+			}
+			return len(b), err
+		},
+		before:   "3 ok",
+		afterOwn: "0 write closed", afterOther: "0 write EPIPE",
+	},
+	{
 		name: "ReadFrom", writes: true, fits: pieces,
 		once: func(e *closeEnd) (int, error) { return e.readFrom(bytes.NewReader(shmtest.TapeAt(e.sent, 5))) },
 		wait: func(e *closeEnd, u *underway) (int, error) {

@@ -36,6 +36,8 @@ func TestHostileWords(t *testing.T) {
 	const size = 4096
 	read := func(c *shmconn.Conn) error { _, err := c.Read(make([]byte, 8)); return err }
 	write := func(c *shmconn.Conn) error { _, err := c.Write(make([]byte, 8)); return err }
+	// It finds no room, and so looks at what the peer says to have read.
+	commitReserve := func(c *shmconn.Conn) error { _, err := c.CommitReserve(8, 8); return err }
 	five := func(t *testing.T, p *shmtest.RawPeer, c *shmconn.Conn) {
 		p.Put(shmtest.RingA+shmtest.Produced, 5)
 		if n, err := io.ReadFull(c, make([]byte, 5)); err != nil {
@@ -47,6 +49,12 @@ func TestHostileWords(t *testing.T) {
 		fill(t, p, c)
 		p.Put(shmtest.RingB+shmtest.Consumed, size)
 		fill(t, p, c)
+	}
+	reserve := func(t *testing.T, p *shmtest.RawPeer, c *shmconn.Conn) {
+		shmtest.MustWrite(t, c, make([]byte, size-8))
+		if _, err := c.Reserve(8); err != nil {
+			t.Fatal(err)
+		}
 	}
 	nothing := func(*testing.T, *shmtest.RawPeer, *shmconn.Conn) {}
 	for _, tt := range []struct {
@@ -65,11 +73,15 @@ func TestHostileWords(t *testing.T) {
 		{"consumed, a byte too far", fill, shmtest.RingB + shmtest.Consumed, size + 1, write, size},
 		{"consumed, far too far", fill, shmtest.RingB + shmtest.Consumed, 1 << 63, write, size},
 		{"consumed, before the start", fill, shmtest.RingB + shmtest.Consumed, math.MaxUint64, write, size},
+		{"consumed, a byte too far, in CommitReserve", reserve, shmtest.RingB + shmtest.Consumed, size + 1, commitReserve, size},
 		{"consumed, a byte back", twice, shmtest.RingB + shmtest.Consumed, size - 1, write, 2 * size},
 		{"consumed, back to the start", twice, shmtest.RingB + shmtest.Consumed, 0, write, 2 * size},
 	} {
 		for _, s := range shmtest.HostileShapes {
 			for _, waiting := range []bool{false, true} {
+				if waiting && strings.HasSuffix(tt.name, "CommitReserve") {
+					continue // it never waits
+				}
 				t.Run(fmt.Sprintf("%s/poll=%s,waiting=%v", strings.ReplaceAll(tt.name, " ", "_"), shmtest.PollName(s.ListenPoll), waiting), func(t *testing.T) {
 					p, c := shmtest.RawPair(t, s)
 					tt.before(t, p, c)
@@ -1132,6 +1144,9 @@ func TestScribbled(t *testing.T) {
 							var p []byte
 							if p, err = c.Reserve(k); err == nil {
 								check("Reserve", len(p), k, err)
+								clear(p)
+								p, err = c.CommitReserve(len(p), k)
+								check("CommitReserve", len(p), k, err)
 								clear(p)
 								c.Commit(len(p))
 							}

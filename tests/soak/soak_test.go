@@ -349,7 +349,7 @@ type sender struct {
 	buf       []byte
 	buffered  *bufio.Writer
 	file      *os.File
-	used      [8]uint64 // messages by way
+	used      [9]uint64 // messages by way
 }
 
 // batch returns some messages in a row.
@@ -367,7 +367,7 @@ func (s *sender) some() int { return int(min(s.end-s.next, 1+s.r.Uint64N(1<<s.r.
 
 // send sends all messages, and then closes that half.
 func (s *sender) send() error {
-	ways := [...]func() error{s.write, s.writeLong, s.writeBuffers, s.readFrom, s.readFromFile, s.reserve, s.tryWrite, s.bufio}
+	ways := [...]func() error{s.write, s.writeLong, s.writeBuffers, s.readFrom, s.readFromFile, s.reserve, s.commitReserve, s.tryWrite, s.bufio}
 	for s.next < s.end {
 		way, before := s.r.IntN(len(ways)), s.next
 		if err := ways[way](); err != nil {
@@ -451,6 +451,27 @@ func (s *sender) reserve() error {
 			return err
 		}
 		b = b[n:]
+	}
+	return nil
+}
+
+// commitReserve is reserve by one call for the end of a span and the start of
+// the next.
+func (s *sender) commitReserve() error {
+	var span []byte
+	for b := s.batch(); len(b) > 0; {
+		var err error
+		if len(span) == 0 {
+			if span, err = s.c.Reserve(min(len(b), 1+s.r.IntN(s.half))); err != nil {
+				return err
+			}
+		}
+		n := min(s.r.IntN(len(span)+1), len(b))
+		copy(span, b[:n])
+		b = b[n:]
+		if span, err = s.c.CommitReserve(n, min(len(b), 1+s.r.IntN(s.half))); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -698,7 +719,7 @@ func (v *receiver) writeToFile() error {
 }
 
 // exchange sends messages over c and receives as many, at once.
-func exchange(c *shmconn.Conn, seed uint64, count uint64) (sent [8]uint64, received [7]uint64, err error) {
+func exchange(c *shmconn.Conn, seed uint64, count uint64) (sent [9]uint64, received [7]uint64, err error) {
 	files := make([]*os.File, 2)
 	for i := range files {
 		fd, err := unix.MemfdCreate("messages", unix.MFD_CLOEXEC)
@@ -757,7 +778,7 @@ func TestMessages(t *testing.T) {
 		shmtest.Shape{Ring: 1 << 20, Anonymous: true}.Poll(shmtest.PollAlways),
 		shmtest.Shape{Ring: 65536}.Poll(shmtest.PollNever),
 	}
-	var sent [8]uint64
+	var sent [9]uint64
 	var received [7]uint64
 	start := time.Now()
 	shmtest.OnShapes(t, shapes, func(t *testing.T, s shmtest.Shape) {

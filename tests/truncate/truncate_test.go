@@ -439,6 +439,12 @@ var cutCalls = []struct {
 			err = c.Guard(func() { clear(p) })
 		}
 		if err == nil {
+			p, err = c.CommitReserve(8, 8)
+		}
+		if err == nil {
+			err = c.Guard(func() { clear(p) })
+		}
+		if err == nil {
 			err = c.Commit(8)
 		}
 		return err
