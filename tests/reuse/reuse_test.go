@@ -320,8 +320,15 @@ func TestReuseEnds(t *testing.T) {
 			}
 		}
 		h.Do("wrong")
-		if end == endUnread {
+		switch end {
+		case endUnread:
 			continue // the answer may have found the dialer closed: then nothing is unread
+		case endWatched:
+			// The acceptor offers the memory, finds that the dialer has called
+			// Done, and withdraws the offer. The dialer, which has closed and
+			// waits for nothing any more, may have taken it in between.
+			// TestReuseDone is about Done.
+			continue
 		}
 		if (again > 0) != (end < endAbrupt) {
 			t.Errorf("end %d: %d of 200 connections have used memory again", end, again)
