@@ -83,7 +83,6 @@ var (
 		"internal/sockdiag/sockdiag_linux.go",
 		"internal/stream/kernelsink.go",
 		"internal/stream/kernelsource.go",
-		"internal/wait/demand_linux.go",
 		"internal/wait/processor_linux_unsafe.go",
 		"internal/wait/quota_linux.go",
 		"internal/wait/visit_linux.go",

@@ -217,20 +217,24 @@ func newTicks(interval time.Duration) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "timerfd"), nil
 }
 
-// afterPause times round trips that each follow a rest.
+// afterPause times round trips that follow a rest: one each, or as many as fit
+// into a time.
 func afterPause(e *end, q quota) (r Result, err error) {
 	m, size := e.msgs[0], e.spec.Size
 	mask := last(size) - 1
 	for start := time.Now(); time.Since(start) < q.D; {
 		time.Sleep(e.spec.Pause)
-		t := time.Now()
-		if err := exchange(m, size, r.Ops&mask); err != nil {
-			return r, err
+		for begun, more := time.Now(), true; more; {
+			t := time.Now()
+			if err := exchange(m, size, r.Ops&mask); err != nil {
+				return r, err
+			}
+			d := time.Since(t)
+			e.record(d)
+			r.Elapsed += d
+			r.Ops++
+			more = t.Sub(begun) < e.spec.For
 		}
-		d := time.Since(t)
-		e.record(d)
-		r.Elapsed += d
-		r.Ops++
 	}
 	r.AllOps = r.Ops
 	return r, exchange(m, size, last(size))

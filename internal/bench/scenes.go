@@ -63,6 +63,9 @@ func Scenes() []Workload {
 	add(Workload{
 		Name: "rested", Title: "Round trip after 5 ms idle, 64 B", Metric: median, Slice: 200 * time.Millisecond, MinSlice: 50 * time.Millisecond,
 	}, Spec{Loop: "pause", Size: 64, Pause: 5 * time.Millisecond})
+	add(Workload{
+		Name: "burst", Title: "Round trips for 20 ms after 100 ms idle, 64 B", Metric: timePerOp, Slice: 250 * time.Millisecond, MinSlice: 250 * time.Millisecond,
+	}, Spec{Loop: "pause", Size: 64, Pause: 100 * time.Millisecond, For: 20 * time.Millisecond})
 	for _, n := range []struct{ conns, busy int }{{8, 0}, {64, 0}, {512, 0}, {512, 8}} {
 		w := Workload{Name: fmt.Sprintf("echo=%d", n.conns), Title: fmt.Sprintf("Echo connections: %d, 64 B", n.conns), Metric: messages}
 		if n.busy > 0 {

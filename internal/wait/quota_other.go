@@ -19,9 +19,3 @@ type visitor struct{}
 
 func (*visitor) open()               {}
 func (*visitor) visit(time.Duration) {}
-
-type demand struct{}
-
-func (*demand) open() {}
-
-func (*demand) look(time.Duration) bool { return true }

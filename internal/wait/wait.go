@@ -41,14 +41,9 @@ const (
 	// it to each other.
 	processorYieldAfter = 5 * time.Microsecond
 
-	// Each Gosched wakes a thread for the idle Ps, to look for work. That helps
-	// the goroutines to which the last data has been passed on, so a poller
-	// calls Gosched all the time until there has been no progress for
-	// goschedRareAfter. From then on there is rarely work, and the thread takes
-	// the processor that the peer is on: so the poller calls Gosched once every
-	// goschedRareEvery.
-	goschedRareAfter = 100 * time.Microsecond
-	goschedRareEvery = 50 * time.Microsecond
+	// schedEvery is the time from one look for goroutines that want to run to
+	// the next, for a goroutine that polls and has made none runnable itself.
+	schedEvery = 50 * time.Microsecond
 
 	// leaderGrace is how long after its last progress a leader may lose a time
 	// slice without a rest: with 512 connections 1.0-2.3 of a Unix socket's
@@ -127,7 +122,7 @@ type pollers struct {
 	refreshed  atomic.Int64           // when the two were last looked up
 	quota      quota
 	visitor    visitor
-	demand     demand
+	queue      queue
 	hotYielded atomic.Int64 // when a hot connection last yielded the processor
 	others     backoff      // with other processes
 
@@ -178,7 +173,6 @@ func (q *quota) get() float64 {
 func Prepare() {
 	process.refresh()
 	process.visitor.open()
-	process.demand.open()
 }
 
 // Spin checks w's condition for about a microsecond and reports whether it has
@@ -260,9 +254,6 @@ func (r *pollers) poll(w *Waiter, start, budget time.Duration) Cause {
 	}
 	if r.slots.Load() < r.limit.Load() {
 		w.near, w.elsewhere = w.cond.Where()
-		// Two ends that share a processor while another one is idle poll as
-		// usual: the kernel then finds both running, and moves one of them.
-		w.near = w.near && r.demand.look(start)
 	}
 	if !w.elsewhere && !r.parallel.Load() && budget != Forever {
 		return r.giveWay(w)
@@ -335,7 +326,7 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 	}()
 	now := Now()
 	progress, tick := now, now // when a condition was last true, and the last Tick
-	turn := now                // of other goroutines
+	turn := now                // when to look for other goroutines that want to run
 	wanted := now              // since when this goroutine has wanted the processor; excludes other goroutines' time
 	for {
 		looks := burst
@@ -378,14 +369,17 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 		}
 		r.visitor.visit(now)
 		alone := !w.elsewhere && !r.parallel.Load()
-		if (now >= turn || alone || followed) && !w.near {
-			if now-progress > goschedRareAfter {
-				turn = now + goschedRareEvery
-			}
+		switch {
+		case followed:
 			runtime.Gosched()
+		case now >= turn || alone:
+			turn = now + schedEvery
+			if r.queue.waiting() {
+				runtime.Gosched()
+			}
 		}
 		wanted = Now()
-		if now-progress > processorYieldAfter || alone || w.near {
+		if now-progress > processorYieldAfter || alone || w.near && !followed {
 			Yield()
 		}
 	}

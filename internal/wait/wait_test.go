@@ -525,18 +525,15 @@ func TestElsewhere(t *testing.T) {
 	})
 }
 
-// TestNear checks that a wait whose peer needs the same processor does not
-// spin, while more tasks want to run than there are processors, and that it
-// spins else.
+// TestNear checks that a wait whose peer was last on the same processor does
+// not spin, and yields after each look.
 func TestNear(t *testing.T) {
 	onProcs(t, []int{2}, func(t *testing.T, r *pollers) {
 		if !r.parallel.Load() {
 			t.Skip("the process has one processor: nobody spins")
 		}
-		for _, crowd := range []bool{true, false} {
-			r.demand.is.Store(crowd)
-			r.demand.looked.Store(int64(Now() + time.Hour)) // for good
-			c := &probed{near: true}
+		for _, near := range []bool{true, false} {
+			c := &probed{near: near}
 			c.in.Store(3)
 			w := NewWaiter(c)
 			if !r.polls(w, Now(), Forever) {
@@ -545,47 +542,39 @@ func TestNear(t *testing.T) {
 			c.in.Store(0)
 			c.looks.Store(0)
 			r.spin(w)
-			if n, want := c.looks.Load(), map[bool]int64{true: 0, false: spins}[crowd]; n != want {
-				t.Errorf("crowd %v: spin looked %d times, want %d", crowd, n, want)
+			if n, want := c.looks.Load(), map[bool]int64{true: 0, false: spins}[near]; n != want {
+				t.Errorf("near %v: spin looked %d times, want %d", near, n, want)
 			}
 		}
 	})
 }
 
-func TestRunnable(t *testing.T) {
-	for _, tt := range []struct {
-		in   string
-		n    int
-		good bool
-	}{
-		{"0.00 0.01 0.05 2/345 6789\n", 2, true},
-		{"12.50 3.00 1.00 17/9 1", 17, true},
-		{"0.00 0.01 0.05 2 6789", 2, false},
-		{"0.00 0.01 0.05 x/345 6789", 0, false},
-		{"0.00 0.01", 0, false},
-		{"", 0, false},
-	} {
-		if n, ok := runnable([]byte(tt.in)); ok != tt.good || ok && n != tt.n {
-			t.Errorf("runnable(%q) = %d, %v, want %d, %v", tt.in, n, ok, tt.n, tt.good)
+// TestQueue checks that queue.waiting finds out whether a goroutine waits to
+// run.
+func TestQueue(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var q queue
+	for range 100 {
+		var ran atomic.Bool
+		go ran.Store(true)
+		if !q.waiting() && !ran.Load() {
+			t.Fatal("waiting = false, and a goroutine waits to run")
+		}
+		for !ran.Load() {
+			runtime.Gosched()
 		}
 	}
-}
-
-// TestDemand looks with and without the kernel's word.
-func TestDemand(t *testing.T) {
-	var d demand
-	if !d.look(time.Hour) {
-		t.Error("without the kernel's word: look = false")
+	quiet := false // others can want to run now and then: those of the test's package
+	for start := time.Now(); !quiet && time.Since(start) < 10*time.Second; {
+		quiet = !q.waiting()
 	}
-	d = demand{}
-	d.open()
-	defer unix.Close(int(d.fd.Load()))
-	if d.look(time.Hour); d.looked.Load() != int64(time.Hour) {
-		t.Error("it did not look")
+	if !quiet {
+		t.Error("waiting = true, and nobody waits")
 	}
-	d.is.Store(true)
-	if d.look(time.Hour + heartbeat - 1); !d.is.Load() {
-		t.Error("it looked again within a millisecond")
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.waiting() {
+		t.Error("waiting = false, and another goroutine is looking")
 	}
 }
 
@@ -917,11 +906,7 @@ func TestCauses(t *testing.T) {
 		{Polled, func(_ *pollers, c *probed) { c.true.Store(true) }},
 		{Contended, func(r *pollers, _ *probed) { r.others.until.Store(int64(Now() + time.Hour)) }},
 		{Near, func(r *pollers, _ *probed) { r.parallel.Store(false) }},
-		{Near, func(r *pollers, c *probed) {
-			c.near = true
-			r.demand.is.Store(true)
-			r.demand.looked.Store(int64(Now() + time.Hour))
-		}},
+		{Near, func(_ *pollers, c *probed) { c.near = true }},
 		{Spent, func(_ *pollers, c *probed) { c.elsewhere = true }},
 	} {
 		for { // another process can take the processor from a test, too

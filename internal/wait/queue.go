@@ -1,0 +1,33 @@
+package wait
+
+import (
+	"runtime/metrics"
+	"sync"
+)
+
+// A queue says whether goroutines of this process want to run.
+//
+// Whoever polls has to let them: data that a Read has returned is often passed
+// on to one. But each Gosched wakes a thread for the idle Ps, if there are any,
+// to look for work. Where there is none, that thread takes a processor for some
+// microseconds, and as it runs so often, the kernel no longer takes the
+// processor for idle and leaves two ends that share another one where they are.
+type queue struct {
+	mu   sync.Mutex // held while one reads
+	want []metrics.Sample
+}
+
+// waiting reports whether any goroutine waits to run. It takes 60 ns, or 0.4 us
+// with 64 Ps.
+func (q *queue) waiting() bool {
+	if !q.mu.TryLock() {
+		return true
+	}
+	defer q.mu.Unlock()
+	if q.want == nil {
+		q.want = []metrics.Sample{{Name: "/sched/goroutines/runnable:goroutines"}}
+	}
+	metrics.Read(q.want)
+	v := q.want[0].Value
+	return v.Kind() != metrics.KindUint64 || v.Uint64() > 0
+}
