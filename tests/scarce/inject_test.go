@@ -13,7 +13,6 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -274,7 +273,8 @@ func meetLater(s shmtest.Shape, name string, l shmtest.Listener) error {
 			return err
 		default:
 		}
-		if te, ok := errors.AsType[net.Error](err); ok && te.Temporary() && !te.Timeout() {
+		te, ok := err.(interface{ Temporary() bool })
+		if ok && te.Temporary() && !errors.Is(err, os.ErrDeadlineExceeded) {
 			continue // of a handshake that an error was injected into
 		}
 		if err != nil {
