@@ -171,13 +171,13 @@ func (h *Helper) Fail(how string) {
 }
 
 // Stop ends the helper's running with SIGSTOP and returns when all of its
-// threads stand still.
+// threads stand still, or it has ended.
 func (h *Helper) Stop() {
 	h.Signal(syscall.SIGSTOP)
 	Eventually(func() bool {
 		tasks := fmt.Sprintf("%d/task/", h.PID)
 		for _, tid := range ListDir("/proc/" + tasks) {
-			if state, _ := ProcessState(tasks + tid); state != "T" {
+			if state, _ := ProcessState(tasks + tid); state != "T" && state != "Z" {
 				return false
 			}
 		}
