@@ -34,13 +34,33 @@ func appendFrame(b []byte, kind byte, n uint32) []byte {
 	return binary.BigEndian.AppendUint32(append(b, kind), n)
 }
 
-// giveRoom tells the peer of all that was read.
+// giveRoom leaves a frame for the peer about all that was read. The caller
+// settles.
 func (s *Stream) giveRoom() {
 	if s.room > 0 && !s.gone {
 		s.frame(frameRoom, s.room)
 		s.room = 0
 	}
 }
+
+// settleRoom is giveRoom for a call that returns then.
+func (s *Stream) settleRoom() {
+	s.giveRoom()
+	s.settle()
+}
+
+// idle waits, at every idleCallsPerCheck-th call that moves nothing, until the
+// peer's process has answered or is gone, for a call that does not wait else.
+func (s *Stream) idle(h *half) {
+	if h.idles++; h.idles%idleCallsPerCheck == 0 && !s.gone {
+		s.frame(frameRoom, 0)
+		s.settle()
+	}
+}
+
+// idleCallsPerCheck is how many calls that move nothing there are from one
+// check of the peer to the next.
+const idleCallsPerCheck = 64
 
 // settle waits until the peer's process has taken in all that was sent, or this
 // end was closed.
