@@ -13,7 +13,7 @@ import (
 // After a frameData come as many bytes of the stream.
 const (
 	frameData   = 'D' // number: of bytes, which follow
-	frameRoom   = 'R' // number: of bytes that were read
+	frameRoom   = 'R' // number: of bytes that were read; 0 only wants a frameTaken
 	frameEnd    = 'E' // CloseWrite
 	frameNoMore = 'N' // CloseRead
 	frameClose  = 'C' // Close: nothing comes after it but frameTaken
@@ -35,7 +35,7 @@ func appendFrame(b []byte, kind byte, n uint32) []byte {
 }
 
 // giveRoom leaves a frame for the peer about all that was read. The caller
-// settles.
+// settles, unless it goes on to wait.
 func (s *Stream) giveRoom() {
 	if s.room > 0 && !s.gone {
 		s.frame(frameRoom, s.room)
@@ -43,16 +43,17 @@ func (s *Stream) giveRoom() {
 	}
 }
 
-// settleRoom is giveRoom for a call that returns then.
+// settleRoom tells the peer of all that was read, for a call that then returns.
 func (s *Stream) settleRoom() {
 	s.giveRoom()
 	s.settle()
 }
 
-// idle waits, at every idleCallsPerCheck-th call that moves nothing, until the
-// peer's process has answered or is gone, for a call that does not wait else.
+// idle checks at every idleCallsPerCheck-th call whether the peer is alive, for
+// a call that does not wait, which may come before receive has seen the end:
+// the peer has to answer.
 func (s *Stream) idle(h *half) {
-	if h.idles++; h.idles%idleCallsPerCheck == 0 && !s.gone {
+	if h.idles++; h.idles%idleCallsPerCheck == 0 && !s.gone && !s.closed {
 		s.frame(frameRoom, 0)
 		s.settle()
 	}

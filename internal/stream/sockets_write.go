@@ -20,11 +20,7 @@ func (s *Stream) awaitRoom(n int) error {
 		if err := s.stopErr(&s.tx); err != nil || s.free() >= n {
 			return err
 		}
-		if s.room > 0 && !s.gone { // the peer may wait for it before it reads
-			s.giveRoom()
-			s.settleUnless(func() bool { return s.tx.expired || s.free() >= n })
-			continue
-		}
+		s.giveRoom() // the peer may wait for it before it reads
 		s.await(&s.tx)
 	}
 }
