@@ -60,6 +60,7 @@ type half struct {
 	expired  bool // the deadline has passed
 	deadline deadline.Deadline
 
+	idles               uint64 // calls that did not wait and moved nothing
 	moved, calls, waits uint64
 	waited              time.Duration // but for the wait under way
 	since               time.Time     // when that began; zero: there is none
@@ -288,7 +289,7 @@ func (s *Stream) Guard(f func()) error {
 func (s *Stream) Stats() Stats {
 	s.cond.L.Lock()
 	defer s.cond.L.Unlock()
-	s.giveRoom()
+	s.settleRoom()
 	st := Stats{
 		Network:  Network,
 		RingSize: s.size, BytesRead: s.rx.moved, BytesWritten: s.tx.moved,

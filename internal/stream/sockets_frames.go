@@ -13,7 +13,7 @@ import (
 // After a frameData come as many bytes of the stream.
 const (
 	frameData   = 'D' // number: of bytes, which follow
-	frameRoom   = 'R' // number: of bytes that were read
+	frameRoom   = 'R' // number: of bytes that were read; 0 only wants a frameTaken
 	frameEnd    = 'E' // CloseWrite
 	frameNoMore = 'N' // CloseRead
 	frameClose  = 'C' // Close: nothing comes after it but frameTaken
@@ -34,13 +34,34 @@ func appendFrame(b []byte, kind byte, n uint32) []byte {
 	return binary.BigEndian.AppendUint32(append(b, kind), n)
 }
 
-// giveRoom tells the peer of all that was read.
+// giveRoom leaves a frame for the peer about all that was read. The caller
+// settles, unless it goes on to wait.
 func (s *Stream) giveRoom() {
 	if s.room > 0 && !s.gone {
 		s.frame(frameRoom, s.room)
 		s.room = 0
 	}
 }
+
+// settleRoom tells the peer of all that was read, for a call that then returns.
+func (s *Stream) settleRoom() {
+	s.giveRoom()
+	s.settle()
+}
+
+// idle checks at every idleCallsPerCheck-th call whether the peer is alive, for
+// a call that does not wait, which may come before receive has seen the end:
+// the peer has to answer.
+func (s *Stream) idle(h *half) {
+	if h.idles++; h.idles%idleCallsPerCheck == 0 && !s.gone && !s.closed {
+		s.frame(frameRoom, 0)
+		s.settle()
+	}
+}
+
+// idleCallsPerCheck is how many calls that move nothing there are from one
+// check of the peer to the next.
+const idleCallsPerCheck = 64
 
 // settle waits until the peer's process has taken in all that was sent, or this
 // end was closed.

@@ -107,9 +107,15 @@ func (s *Stream) read(b []byte) (n int, err error) {
 // TryRead is Conn.TryRead.
 func (s *Stream) TryRead(b []byte) (n int, err error) {
 	err = s.try(&s.rx, func() (err error) {
-		if ended := s.rx.shut || s.rx.ended || s.gone; len(b) > 0 && len(s.in) == 0 && !ended {
-			s.giveRoom()
-			return s.stopErr(&s.rx)
+		empty := func() bool {
+			return len(s.in) == 0 && !s.rx.shut && !s.rx.ended && !s.gone
+		}
+		if len(b) > 0 && empty() {
+			s.settleRoom()
+			s.idle(&s.rx)
+			if err := s.stopErr(&s.rx); err != nil || empty() {
+				return err
+			}
 		}
 		n, err = s.read(b)
 		return err
@@ -124,7 +130,7 @@ func (s *Stream) Buffered() int {
 	if s.closed {
 		return 0
 	}
-	s.giveRoom()
+	s.settleRoom()
 	return len(s.in)
 }
 

@@ -128,6 +128,9 @@ func (s *Stream) flush() {
 // TryWrite is Conn.TryWrite.
 func (s *Stream) TryWrite(b []byte) (n int, err error) {
 	err = s.try(&s.tx, func() (err error) {
+		if len(b) > 0 && s.free() == 0 {
+			s.idle(&s.tx)
+		}
 		n, err = s.writeOne(b[:min(len(b), s.free())])
 		return err
 	})
@@ -140,8 +143,10 @@ func (s *Stream) TryWriteAll(b []byte) (ok bool, err error) {
 		return false, fmt.Errorf("message of %d bytes is longer than half the ring size, %d: it might never fit", len(b), s.size/2)
 	}
 	err = s.try(&s.tx, func() (err error) {
-		ok = len(b) <= s.free()
-		if !ok {
+		if len(b) > s.free() {
+			s.idle(&s.tx)
+		}
+		if ok = len(b) <= s.free(); !ok {
 			b = nil
 		}
 		_, err = s.writeOne(b)

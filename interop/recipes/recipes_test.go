@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -68,7 +69,11 @@ func startProxy(t *testing.T, name, path string) *proxy {
 	t.Helper()
 	command := filepath.Join(bin, "shmconn")
 	if _, err := os.Stat(command); err != nil {
-		build := exec.CommandContext(t.Context(), "go", "build", "-o", command, "./shmconn")
+		build := exec.CommandContext(t.Context(), "go", "build", "-o", command)
+		if (shmconn.Addr{}).Network() == "unix" { // so do these tests
+			build.Args = append(build.Args, "-tags", "shmconn_sockets")
+		}
+		build.Args = append(build.Args, "./shmconn")
 		build.Dir = filepath.Join("..", "..")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("go build: %v\n%s", err, out)
@@ -104,8 +109,9 @@ func (p *proxy) kill(t *testing.T) {
 	p.cmd.Wait()
 }
 
-// startServer starts a server, which ends with t, and waits until it says ready.
-func startServer(t *testing.T, cmd *exec.Cmd, ready string) {
+// startServer starts a server, which the signal ends with t, and waits until it
+// says ready.
+func startServer(t *testing.T, cmd *exec.Cmd, stop os.Signal, ready string) {
 	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -118,7 +124,7 @@ func startServer(t *testing.T, cmd *exec.Cmd, ready string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Signal(os.Interrupt)
+		cmd.Process.Signal(stop)
 		cmd.Wait()
 		r.Close()
 	})
@@ -147,6 +153,25 @@ func findTool(t *testing.T, name string) string {
 	return found[len(found)-1]
 }
 
+// notRoot has a server that root may not run be another user's, who gets dir, if
+// these tests are root's. It skips t where there is no such user.
+func notRoot(t *testing.T, server, name, dir string) *syscall.SysProcAttr {
+	t.Helper()
+	if os.Getuid() != 0 {
+		return nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		t.Skipf("root may not run %s: %v", server, err)
+	}
+	uid, _ := strconv.Atoi(u.Uid)
+	gid, _ := strconv.Atoi(u.Gid)
+	if err := os.Chown(dir, uid, gid); err != nil {
+		t.Skipf("root may not run %s: %v", server, err)
+	}
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+}
+
 // startPostgres runs a PostgreSQL server on new data, and returns its socket. Root
 // may not run one: so another user does.
 func startPostgres(t *testing.T) (socket string) {
@@ -157,30 +182,18 @@ func startPostgres(t *testing.T) (socket string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	var attr syscall.SysProcAttr
-	if os.Getuid() == 0 {
-		u, err := user.Lookup("postgres")
-		if err != nil {
-			t.Skipf("root may not run PostgreSQL: %v", err)
-		}
-		uid, _ := strconv.Atoi(u.Uid)
-		gid, _ := strconv.Atoi(u.Gid)
-		if err := os.Chown(dir, uid, gid); err != nil {
-			t.Skipf("root may not run PostgreSQL: %v", err)
-		}
-		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-	}
+	attr := notRoot(t, "PostgreSQL", "postgres", dir)
 	data := filepath.Join(dir, "data")
 	cmd := exec.CommandContext(t.Context(), initdb, "-D", data, "-U", "shm", "-A", "trust", "-E", "UTF8", "--no-sync")
-	cmd.Dir, cmd.SysProcAttr = dir, &attr
+	cmd.Dir, cmd.SysProcAttr = dir, attr
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
 	cmd = exec.Command(postgres, "-D", data, "-k", dir, "-F", "-c", "listen_addresses=")
-	cmd.Dir, cmd.SysProcAttr = dir, &attr
+	cmd.Dir, cmd.SysProcAttr = dir, attr
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	startServer(t, cmd, "ready to accept connections")
+	startServer(t, cmd, os.Interrupt, "ready to accept connections")
 	return filepath.Join(dir, ".s.PGSQL.5432")
 }
 
@@ -303,7 +316,7 @@ func TestRedis(t *testing.T) {
 		t.Skipf("Redis is not installed: %v", err)
 	}
 	socket := filepath.Join(t.TempDir(), "redis.sock")
-	startServer(t, exec.Command(server, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no"), "eady to accept connections")
+	startServer(t, exec.Command(server, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no"), os.Interrupt, "eady to accept connections")
 	p := startProxy(t, "redis", socket)
 	c := Redis("redis")
 	defer c.Close()
@@ -350,9 +363,194 @@ func TestRedis(t *testing.T) {
 	}
 }
 
-// The driver for MySQL dials the name in its data source. What answers here is no
-// MySQL server: it says, as one would, that it has too many connections.
+// startMariaDB runs a MariaDB server on new data, with a user me, whose password
+// is secret, and a database market. It returns the server's socket.
+func startMariaDB(t *testing.T) (socket string) {
+	t.Helper()
+	server, err := exec.LookPath("mariadbd")
+	if err != nil {
+		if server, err = exec.LookPath("/usr/sbin/mariadbd"); err != nil {
+			t.Skip("MariaDB is not installed: there is no mariadbd")
+		}
+	}
+	tables, _ := filepath.Glob("/usr/share/m*/mysql_system_tables.sql")
+	if len(tables) == 0 {
+		t.Skip("MariaDB is not installed whole: there is no mysql_system_tables.sql in /usr/share/mysql or /usr/share/mariadb")
+	}
+	dir, err := os.MkdirTemp("", "shmconn-test-mariadb-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	attr := notRoot(t, "MariaDB", "nobody", dir)
+
+	// What mariadb-install-db does, which Debian keeps apart from the server.
+	setup := strings.NewReader("create database mysql;\nuse mysql;\nset @auth_root_socket = null;\n")
+	users := strings.NewReader("\nflush privileges;\ncreate database market;\n" +
+		"create user me@localhost identified by 'secret';\ngrant all on market.* to me@localhost;\n")
+	input := []io.Reader{setup}
+	for _, name := range []string{"mysql_system_tables.sql", "mysql_system_tables_data.sql"} {
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(tables[0]), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		input = append(input, bytes.NewReader(b))
+	}
+	command := func(more ...string) *exec.Cmd {
+		cmd := exec.Command(server, append([]string{"--no-defaults", "--datadir=" + dir, "--skip-networking",
+			"--innodb-log-file-size=4M", "--innodb-buffer-pool-size=16M"}, more...)...)
+		cmd.Dir, cmd.SysProcAttr = dir, attr
+		return cmd
+	}
+	boot := command("--bootstrap")
+	boot.Stdin = io.MultiReader(append(input, users)...)
+	if out, err := boot.CombinedOutput(); err != nil {
+		t.Fatalf("mariadbd --bootstrap: %v\n%s", err, out)
+	}
+	socket = filepath.Join(dir, "socket")
+	startServer(t, command("--socket="+socket, "--pid-file="+filepath.Join(dir, "pid")), syscall.SIGTERM, "ready for connections")
+	return socket
+}
+
+// registerMySQL is for all tests.
+var registerMySQL = sync.OnceFunc(RegisterMySQL)
+
+// MariaDB behind a proxy: a password, large values and rows both ways, a query
+// that is cancelled, and a proxy that is killed.
 func TestMySQL(t *testing.T) {
+	socket := startMariaDB(t)
+	p := startProxy(t, "mysql", socket)
+	registerMySQL()
+	ctx := t.Context()
+
+	wrong, err := sql.Open("mysql", "me:guess@shm(mysql)/market")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer wrong.Close()
+	var said *mysql.MySQLError
+	if err := wrong.PingContext(ctx); !errors.As(err, &said) || said.Number != 1045 {
+		t.Errorf("with a wrong password: %v, want error 1045 of the server", err)
+	}
+	db, err := sql.Open("mysql", "me:secret@shm(mysql)/market")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+
+	var me string
+	if err := db.QueryRowContext(ctx, "select user()").Scan(&me); me != "me@localhost" || err != nil {
+		t.Errorf("the server's client is %q, %v; want me@localhost, over its Unix socket", me, err)
+	}
+	want := make([]byte, 4<<20)
+	rand.NewChaCha8([32]byte{3}).Read(want)
+	var got []byte
+	if err := db.QueryRowContext(ctx, "select ?", want).Scan(&got); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes came back, equal: %v; %v", len(got), bytes.Equal(got, want), err)
+	}
+	loadRows(t, db)
+
+	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	if _, err := db.ExecContext(short, "select sleep(600)"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a query past its deadline: %v", err)
+	}
+	leaveRows(t, db)
+
+	p.kill(t)
+	if err := db.PingContext(ctx); err == nil {
+		t.Error("it answers without the proxy")
+	}
+	if err := db.PingContext(ctx); !errors.Is(err, syscall.ECONNREFUSED) { // by a new connection
+		t.Errorf("without the proxy: %v, want %v", err, syscall.ECONNREFUSED)
+	}
+	startProxy(t, "mysql", socket)
+	if err := db.PingContext(ctx); err != nil {
+		t.Errorf("with the next proxy: %v", err)
+	}
+}
+
+// loadRows has the server read rows from the driver, and then send them back.
+func loadRows(t *testing.T, db *sql.DB) {
+	t.Helper()
+	ctx := t.Context()
+	if _, err := db.ExecContext(ctx, "create table orders (id int primary key, symbol text)"); err != nil {
+		t.Fatal(err)
+	}
+	const rows = 50_000
+	var text bytes.Buffer
+	for i := range rows {
+		fmt.Fprintf(&text, "%d\tS%d\n", i, i%7)
+	}
+	mysql.RegisterReaderHandler("orders", func() io.Reader { return &text })
+	defer mysql.DeregisterReaderHandler("orders")
+	result, err := db.ExecContext(ctx, "load data local infile 'Reader::orders' into table orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := result.RowsAffected(); n != rows || err != nil {
+		t.Fatalf("%d rows loaded, %v; want %d", n, err, rows)
+	}
+	list, err := db.QueryContext(ctx, "select id, symbol from orders order by id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer list.Close()
+	n := 0
+	for ; list.Next(); n++ {
+		var id int
+		var symbol string
+		if err := list.Scan(&id, &symbol); err != nil || id != n || symbol != fmt.Sprint("S", n%7) {
+			t.Fatalf("row %d is %d, %q, %v", n, id, symbol, err)
+		}
+	}
+	if err := list.Err(); n != rows || err != nil {
+		t.Fatalf("%d rows, %v; want %d", n, err, rows)
+	}
+}
+
+// leaveRows has a context end a query of which some rows have come, and many
+// more would: the driver closes its connection, the proxy does, and so the server
+// cannot go on.
+func leaveRows(t *testing.T, db *sql.DB) {
+	t.Helper()
+	const query = "select a.symbol from orders a, orders b"
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	list, err := db.QueryContext(ctx, query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer list.Close()
+	for n := range 1000 {
+		if !list.Next() {
+			t.Fatalf("row %d: %v", n, list.Err())
+		}
+	}
+	cancel()
+	for list.Next() {
+	}
+	if err := list.Err(); !errors.Is(err, context.Canceled) {
+		t.Errorf("a query that was left: %v", err)
+	}
+	const running = "select count(*) from information_schema.processlist where info = '" + query + "'"
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		var n int
+		if err := db.QueryRowContext(t.Context(), running).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			return
+		}
+		if time.Since(began) > 30*time.Second {
+			t.Fatal("the query runs on in the server")
+		}
+	}
+}
+
+// What the driver gets from a server is an error of that. What answers here is no
+// MySQL server: it says, as one would, that it has too many connections.
+func TestMySQLError(t *testing.T) {
 	l, err := shmconn.Listen("mysql")
 	if err != nil {
 		t.Fatal(err)
@@ -369,7 +567,7 @@ func TestMySQL(t *testing.T) {
 			c.Close()
 		}
 	}()
-	RegisterMySQL()
+	registerMySQL()
 	db, err := sql.Open("mysql", "me@shm(mysql)/market")
 	if err != nil {
 		t.Fatal(err)
