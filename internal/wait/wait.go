@@ -124,6 +124,7 @@ type pollers struct {
 	visitor    visitor
 	queue      queue
 	hotYielded atomic.Int64 // when a hot connection last yielded the processor
+	woken      atomic.Int64 // when wakeThread last did so
 	others     backoff      // with other processes
 
 	// Owned by the leader.
@@ -206,6 +207,7 @@ func (r *pollers) yieldHot(now time.Duration) {
 		return
 	}
 	r.visitor.visit(now)
+	r.wakeThread(now)
 	wanted := Now()
 	Yield()
 	r.others.lost(wanted, Now())
@@ -372,6 +374,7 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 		switch {
 		case followed:
 			runtime.Gosched()
+		case r.wakeThread(now):
 		case now >= turn || alone:
 			turn = now + schedEvery
 			if r.queue.waiting() {
