@@ -325,6 +325,24 @@ func wantHeard(t *testing.T, sock int, want string) (fds []int) {
 	return fds
 }
 
+// asked asks for the socket until it is given: not while another newcomer is
+// being given up.
+func asked(t *testing.T, name string) (p *shmtest.RawPeer, fd int) {
+	t.Helper()
+	for start := time.Now(); time.Since(start) < 30*time.Second; p.Close() {
+		p = shmtest.RawConnect(t, name)
+		p.Say(takeOverMessage('a'), nil)
+		switch what, fds := heard(t, p.Sock); {
+		case what == "g" && len(fds) == 1:
+			return p, fds[0]
+		case what != "n" || len(fds) != 0:
+			t.Fatalf("message %q with %d descriptors, want \"g\"", what, len(fds))
+		}
+	}
+	t.Fatal("no socket for 30 s")
+	return nil, -1
+}
+
 // TestTakeOverAbandoned has newcomers that die at each step, or say something
 // else: the old listener goes on, alone, until one has said that it listens.
 func TestTakeOverAbandoned(t *testing.T) {
@@ -335,16 +353,19 @@ func TestTakeOverAbandoned(t *testing.T) {
 		bytes.Repeat([]byte{'h'}, 9), make([]byte, 5000)}
 	for range 3 {
 		for step := range 2 + len(garbage) {
-			p := shmtest.RawConnect(t, name)
-			p.Say(takeOverMessage('a'), nil)
-			if step > 0 {
-				fds := wantHeard(t, p.Sock, "g")
+			var p *shmtest.RawPeer
+			if step == 0 {
+				p = shmtest.RawConnect(t, name)
+				p.Say(takeOverMessage('a'), nil)
+			} else {
+				var fd int
+				p, fd = asked(t, name)
 				if step > 1 {
 					p.Say(garbage[step-2], nil)
 					wantHeard(t, p.Sock, "n")
 					wantHeard(t, p.Sock, "")
 				}
-				unix.Close(fds[0])
+				unix.Close(fd)
 			}
 			p.Close()
 			wantServer(t, name, "old")
@@ -355,9 +376,8 @@ func TestTakeOverAbandoned(t *testing.T) {
 	}
 
 	// Descriptors, which may be of a file system that does not answer.
-	p := shmtest.RawConnect(t, name)
-	p.Say(takeOverMessage('a'), nil)
-	unix.Close(wantHeard(t, p.Sock, "g")[0])
+	p, fd := asked(t, name)
+	unix.Close(fd)
 	r, w := shmtest.PipePair(t)
 	p.Say(takeOverMessage('h'), []int{int(r.Fd()), int(w.Fd())})
 	wantHeard(t, p.Sock, "n")
@@ -366,9 +386,8 @@ func TestTakeOverAbandoned(t *testing.T) {
 
 	// This one is alive and silent: nobody else can take over until it is given
 	// up, and it cannot say any more that it listens.
-	p = shmtest.RawConnect(t, name)
-	p.Say(takeOverMessage('a'), nil)
-	unix.Close(wantHeard(t, p.Sock, "g")[0])
+	p, fd = asked(t, name)
+	unix.Close(fd)
 	_, err := takes.Listen(name)
 	shmtest.WantErr(t, "Listen beside another newcomer", err, "listen EADDRINUSE")
 	wantServer(t, name, "old")
@@ -379,9 +398,7 @@ func TestTakeOverAbandoned(t *testing.T) {
 	wantServer(t, name, "old")
 
 	// And this one listens, and dies then: that is the end of a listener.
-	p = shmtest.RawConnect(t, name)
-	p.Say(takeOverMessage('a'), nil)
-	fd := wantHeard(t, p.Sock, "g")[0]
+	p, fd = asked(t, name)
 	p.Say(takeOverMessage('h'), nil)
 	wantHeard(t, p.Sock, "")
 	shmtest.WantErr(t, "Accept of the old one", within(t, "Accept", ended), "accept closed")
