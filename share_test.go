@@ -39,12 +39,7 @@ func handOn(t *testing.T, l *shmconn.Listener) *shmconn.Listener {
 
 func mustListen(t *testing.T, name string) *shmconn.Listener {
 	t.Helper()
-	l, err := shmconn.Listen(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close(); l.Close() })
-	return l
+	return listenWith(t, new(shmconn.ListenConfig), name)
 }
 
 // filesOf returns what there is of a name.

@@ -45,8 +45,8 @@ type Spec struct {
 	BusyPoll time.Duration `json:"busy_poll_ns,omitempty"` // as in shmconn.Dialer, for both ends
 	Conns    int           `json:"conns,omitempty"`        // connections, 0: one
 	Rate     int           `json:"rate,omitempty"`         // messages a second, 0: one after the other
-	Pause    time.Duration `json:"pause_ns,omitempty"`     // rest before each message, or as many as are exchanged in the time For
-	For      time.Duration `json:"for_ns,omitempty"`       // 0: one message
+	Pause    time.Duration `json:"pause_ns,omitempty"`     // rest before each message, or before each time For
+	For      time.Duration `json:"for_ns,omitempty"`       // exchange messages so long after a rest, 0: one
 	MaxOps   int           `json:"max_ops,omitempty"`      // end a slice after so many, 0: no limit
 	Pollers  int           `json:"pollers,omitempty"`      // busy-polling shm connections beside it
 	PollBoth bool          `json:"poll_both,omitempty"`    // they poll in both processes, not in the client only

@@ -49,7 +49,7 @@ type pool struct {
 	closed bool
 	armed  bool // a check is scheduled
 
-	barren time.Time // a listener's: nothing is kept before, because it was short of something
+	barren time.Time // a listener's, which was short of something: keeps none before
 }
 
 // keepFor returns the function that keeps a stream's spare: p has it for the

@@ -226,8 +226,9 @@ func hear(ctx context.Context, conn int) (kind byte, sock int, err error) {
 func hearNow(conn int) (kind byte, sock int, err error) {
 	buf := make([]byte, takeOverSize+1)
 	oob := make([]byte, unix.CmsgSpace(4*2))
-	n, oobn, flags, _, err := unix.Recvmsg(conn, buf, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
-	for err == unix.EINTR || err == unix.ECONNRESET { // which is said once, before what was sent
+	var n, oobn, flags int
+	// A reset is said once, before what was sent.
+	for err = unix.EINTR; err == unix.EINTR || err == unix.ECONNRESET; {
 		n, oobn, flags, _, err = unix.Recvmsg(conn, buf, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
 	}
 	if err == unix.EAGAIN {

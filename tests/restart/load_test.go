@@ -101,6 +101,21 @@ func (s *server) end(running <-chan struct{}, how string) {
 	fmt.Printf("%s accepted %d served %d wrong %s\n", how, s.accepted.Load(), s.served.Load(), wrong)
 }
 
+// isLast ends the server when in has a line, if none are left to come after it.
+// If some are, it waits until the server is under load.
+func (s *server) isLast(left int, running <-chan struct{}, in *bufio.Scanner) bool {
+	if left == 0 {
+		fmt.Println("last")
+		in.Scan()
+		s.end(running, "last")
+		return true
+	}
+	for s.accepted.Load() < 3 {
+		time.Sleep(time.Millisecond)
+	}
+	return false
+}
+
 // start runs s in a goroutine.
 func (s *server) start() (running chan struct{}) {
 	running = make(chan struct{})

@@ -57,14 +57,8 @@ func chain(_ shmtest.Shape, in *bufio.Scanner) {
 		fmt.Println("listening")
 	}
 	running := s.start()
-	if left == 0 {
-		fmt.Println("last")
-		in.Scan()
-		s.end(running, "last")
+	if s.isLast(left, running, in) {
 		return
-	}
-	for s.accepted.Load() < 3 { // under load, that is
-		time.Sleep(time.Millisecond)
 	}
 	f, err := s.l.File()
 	must(err)

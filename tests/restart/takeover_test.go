@@ -37,14 +37,8 @@ func overtake(_ shmtest.Shape, in *bufio.Scanner) {
 	}
 	s := server{l: l}
 	running := s.start()
-	if left == 0 {
-		fmt.Println("last")
-		in.Scan()
-		s.end(running, "last")
+	if s.isLast(left, running, in) {
 		return
-	}
-	for s.accepted.Load() < 3 { // under load, that is
-		time.Sleep(time.Millisecond)
 	}
 	exe, err := os.Executable()
 	must(err)
