@@ -53,7 +53,6 @@ var runs = []run{
 	{model: "spare", mutants: "OFFER_EARLY WITHDRAW_BLIND TAKE_BLIND UNREAD HEARD_SILENT"},
 	{model: "spare", defines: "-DWATCH", mutants: "OFFER_BLIND WATCH_BLIND"},
 	{model: "takeover", mutants: "NO_SHUT NO_LOOK EARLY_TAKE END_IS_NO KEEPS SECOND ONE_LOOK CLOSE_FIRST TELLS LISTEN_FIRST"},
-	{model: "takeover", defines: "-DDIALERS=3", large: true},
 }
 
 func TestModels(t *testing.T) {
