@@ -630,7 +630,7 @@ func TestTakeOverFromBad(t *testing.T) {
 			}
 			wantFiles(t, "the names", name, "", "@sock")
 			conns := dialAndSay(t, name, 1) // nothing was lost
-			wantRoom(t, name, 4) // and the backlog is as long as it was
+			wantRoom(t, name, 4)            // and the backlog is as long as it was
 			l, err = shmconn.FileListener(f)
 			if err != nil {
 				t.Fatal(err)

@@ -136,8 +136,8 @@ func asked(t *testing.T) *newcomer {
 	return nil
 }
 
-// TestTakeOverGivenUp has newcomers say that they have the socket about when the
-// listener gives them up: both have to believe the same. A newcomer whose
+// TestTakeOverGivenUp has newcomers say that they have the socket about when
+// the listener gives them up: both have to believe the same. A newcomer whose
 // message was sent listens, so the old listener ends, and does not tell it to
 // ask again. One whose message cannot be sent is told to ask again, and the old
 // one goes on.
