@@ -279,6 +279,33 @@ func TestTakeOverBubble(t *testing.T) {
 	wantFiles(t, "in the end", name)
 }
 
+// TestTakeOverSecondTry has a newcomer find no listener, then that somebody has
+// the name, and then that it can be taken over, as when another has begun to
+// listen meanwhile.
+func TestTakeOverSecondTry(t *testing.T) {
+	name := shmtest.NewName()
+	old := listenWith(t, takes, name)
+	ended := accepting(old, "old")
+	path := shmtest.UnixShape.Path("shmconn." + name)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// The old one puts its magic number back within a second.
+	if _, err := f.WriteAt(make([]byte, 8), 0); err != nil {
+		t.Fatal(err)
+	}
+	next, err := takes.Listen(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	shmtest.WantErr(t, "Accept of the old one", within(t, "Accept", ended), "accept closed")
+	accepting(next, "next")
+	wantServer(t, name, "next")
+}
+
 // A message of a take-over.
 func takeOverMessage(kind byte) []byte { return []byte{'s', 'h', 'm', 'c', 'o', 'n', 'n', 1, kind} }
 
@@ -467,6 +494,21 @@ func TestTakeOverGarbage(t *testing.T) {
 	wantServer(t, name, "next")
 }
 
+// wantRoom has n dialers find room in the backlog.
+func wantRoom(t *testing.T, name string, n int) {
+	t.Helper()
+	for i := range n {
+		sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(sock)
+		if err := unix.Connect(sock, &unix.SockaddrUnix{Name: shmtest.UnixShape.Path("shmconn." + name + "@sock")}); err != nil {
+			t.Errorf("dialer %d: %v", i, err)
+		}
+	}
+}
+
 // TestTakeOverFromBad plays an old listener that dies, gives up, or answers
 // with something else.
 func TestTakeOverFromBad(t *testing.T) {
@@ -563,7 +605,8 @@ func TestTakeOverFromBad(t *testing.T) {
 					})
 				}
 			}()
-			next, err := takes.Listen(name)
+			lc := &shmconn.ListenConfig{TakeOver: true, Backlog: 1}
+			next, err := lc.Listen(name)
 			close(stop)
 			<-stopped
 			if tt.want == listens {
@@ -587,6 +630,7 @@ func TestTakeOverFromBad(t *testing.T) {
 			}
 			wantFiles(t, "the names", name, "", "@sock")
 			conns := dialAndSay(t, name, 1) // nothing was lost
+			wantRoom(t, name, 4)            // and the backlog is as long as it was
 			l, err = shmconn.FileListener(f)
 			if err != nil {
 				t.Fatal(err)

@@ -52,6 +52,7 @@ var runs = []run{
 	{model: "slots", defines: "-DPROMOTE -DN=4 -DCAP=2 -DINTR=1", mutants: "NO_RECHECK BLIND", large: true},
 	{model: "spare", mutants: "OFFER_EARLY WITHDRAW_BLIND TAKE_BLIND UNREAD HEARD_SILENT"},
 	{model: "spare", defines: "-DWATCH", mutants: "OFFER_BLIND WATCH_BLIND"},
+	{model: "takeover", mutants: "NO_SHUT NO_LOOK EARLY_TAKE END_IS_NO KEEPS SECOND ONE_LOOK CLOSE_FIRST TELLS LISTEN_FIRST"},
 }
 
 func TestModels(t *testing.T) {

@@ -32,6 +32,7 @@ func (l *Listener) drain() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.released = true
+	l.leaveToSuccessor()
 	l.endDrain()
 }
 

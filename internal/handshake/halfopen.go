@@ -26,6 +26,7 @@ type halfOpen struct {
 	raw   syscall.RawConn // of c
 	peer  stream.Cred
 	heard bool // guarded by Listener.handshake
+	given bool // was sent the listener's socket; guarded by Listener.mu
 
 	received bool    // the socket is closed, and sent is what came over it
 	sent     message // of the goroutine that finishes the handshake

@@ -36,13 +36,7 @@ func (l *Listener) handOver(d *halfOpen) error {
 		return nil
 	}
 	l.successor = d
-	l.start(func() {
-		l.giveTo(d)
-		l.mu.Lock()
-		l.successor = nil
-		l.mu.Unlock()
-		d.close()
-	})
+	l.start(func() { l.giveTo(d) })
 	return nil
 }
 
@@ -51,23 +45,23 @@ func (l *Listener) handOver(d *halfOpen) error {
 func (l *Listener) giveTo(d *halfOpen) {
 	d.control(func(fd int) { hearNow(fd) }) // the request, which was only looked at
 	s, err := l.share()
-	given := false
-	if err == nil {
+	if err == nil && l.give(d, s) && l.confirmed(d) {
+		l.cede()
+	} else {
+		l.giveUp(d)
+	}
+}
+
+// give sends s to d, unless this listener closes.
+func (l *Listener) give(d *halfOpen, s *socket) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.draining {
 		control(s.File, func(own int) {
-			d.control(func(fd int) { given = say(fd, givesSocket, unix.UnixRights(own)) == nil })
+			d.control(func(fd int) { d.given = say(fd, givesSocket, unix.UnixRights(own)) == nil })
 		})
 	}
-	if !given {
-		d.say(notNow)
-		return
-	}
-	if l.confirmed(d) {
-		l.cede()
-		return
-	}
-	d.say(notNow)
-	// It may have listened already, and dialers see who did so last.
-	control(s.File, func(own int) { unix.Listen(own, l.backlog) })
+	return d.given
 }
 
 // confirmed waits for d to say that it has the socket. After it has reported
@@ -78,15 +72,30 @@ func (l *Listener) confirmed(d *halfOpen) (ok bool) {
 		ok = err == nil && kind == hasSocket
 		return err != unix.EAGAIN
 	}
-	d.c.SetReadDeadline(time.Now().Add(takeOverTimeout))
+	d.c.SetReadDeadline(time.Now().Add(l.successorTimeout))
 	d.raw.Read(look)
 	if !ok {
 		d.control(func(fd int) {
-			unix.Shutdown(fd, unix.SHUT_RD)
+			unix.Shutdown(fd, unix.SHUT_RD) // sync: takeover -> ListenOptions.confirm
 			look(uintptr(fd))
 		})
 	}
 	return ok
+}
+
+// giveUp ends what giveTo has begun, after confirmed has reported false or
+// without it: this listener goes on. But if d has the socket and this one is
+// closing, d listens, and leaveToSuccessor says so.
+func (l *Listener) giveUp(d *halfOpen) {
+	l.mu.Lock()
+	if l.successor != d || d.given && l.draining {
+		l.mu.Unlock()
+		return
+	}
+	d.say(notNow)
+	l.successor = nil
+	l.mu.Unlock()
+	d.close()
 }
 
 // cede closes the listener, because another process has taken it over: the
@@ -105,11 +114,13 @@ func (l *Listener) cede() {
 	l.drain()
 }
 
-// leaveToSuccessor ends the wait for a successor, because this listener closes:
-// if it has the socket it listens now. The caller has l.mu.
+// leaveToSuccessor closes the connection to a successor that has the socket: it
+// is the one that listens now. This listener, which closes, has let go of the
+// socket and the lock. The caller has l.mu.
 func (l *Listener) leaveToSuccessor() {
-	if l.successor != nil {
-		bubble.Go(l.successor.close)
+	if d := l.successor; d != nil && d.given {
+		l.successor = nil
+		bubble.Go(d.close)
 	}
 }
 

@@ -36,7 +36,8 @@ type Listener struct {
 	most     int           // bytes of spares; 0: there are none
 	spareFor time.Duration // is how long they are kept
 	takeOver bool          // another process may
-	backlog  int
+
+	successorTimeout time.Duration // for a successor to confirm
 
 	mu          sync.Mutex     // guards the following
 	sockets     []*socket      // the last one has the name; see watch
@@ -55,7 +56,7 @@ type Listener struct {
 	shared      bool      // other processes may have the socket: see share.go
 	draining    bool      // Close was called, and Accept gives out what was taken
 	released    bool      // and has let go of the socket and the names
-	successor   *halfOpen // that the socket was given to and that has not confirmed it
+	successor   *halfOpen // that has asked for the socket, and is neither in its place nor given up
 	ceded       bool      // a successor has closed the listener, and the caller has not
 	starved     time.Time // when Accept was last short of something; zero once it has got on
 
@@ -150,10 +151,11 @@ func (lc *ListenOptions) begin(name string, files *segment.Listener, sock int, s
 		most:     lc.SpareBytes,
 		spareFor: lc.SpareTime,
 		takeOver: lc.TakeOver,
-		backlog:  lc.Backlog,
 		busy:     make(map[uint32]int),
 		users:    1,
 		shared:   shared,
+
+		successorTimeout: takeOverTimeout,
 	}
 	l.spares.awaited = l.awaited
 	err := l.open(sock)
@@ -253,7 +255,6 @@ func (l *Listener) Close() error {
 		l.mu.Unlock()
 		return net.ErrClosed
 	}
-	l.leaveToSuccessor()
 	if l.shared && !l.draining {
 		l.drain()
 		return nil

@@ -149,7 +149,7 @@ func FileListener(f *os.File, lc ListenOptions) (l *Listener, name string, err e
 		dir.Close()
 		return nil, name, temporary(err)
 	}
-	l, err = lc.begin(name, files, sock, true, func() error { return nil })
+	l, err = lc.begin(name, files, sock, true, func() error { return lc.listenOnceMore(sock) })
 	return l, name, err
 }
 
@@ -165,17 +165,18 @@ func (lc *ListenOptions) adopt(dir *segment.Dir, base string, sock int) (*segmen
 	}
 	limitAccept(sock)
 	err = os.NewSyscallError("setnonblock", unix.SetNonblock(sock, true))
-	if err == nil {
-		// To listen once more sets the length of the backlog, and has the socket
-		// name this process to dialers.
-		err = os.NewSyscallError("listen", unix.Listen(sock, lc.Backlog))
-	}
 	if err != nil {
 		files.Release(false)
 		files.Close()
 		return nil, err
 	}
 	return files, nil
+}
+
+// listenOnceMore sets the length of the backlog of a socket that listens
+// already, and has the socket name this process to dialers.
+func (lc *ListenOptions) listenOnceMore(sock int) error {
+	return os.NewSyscallError("listen", unix.Listen(sock, lc.Backlog))
 }
 
 // isAt says what is wrong if the name does not lead to sock any more. Where the

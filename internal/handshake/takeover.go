@@ -24,7 +24,7 @@ import (
 //	newcomer  asksForSocket
 //	listener  givesSocket, with the descriptor, or notNow
 //	newcomer  hasSocket: it is ready to accept
-//	listener  closes the connection when it has let go of the socket
+//	listener  closes the connection when it has let go of socket and lock
 //
 // What decides is hasSocket. A newcomer that has sent it listens, and so does a
 // listener that has not received it. A listener that gives up waiting for it
@@ -58,6 +58,7 @@ func (lc *ListenOptions) listenOrTakeOver(name, dirPath, base string) (l *Listen
 		for {
 			var refused error
 			if l, refused = lc.takeOver(ctx, name, dirPath, base); refused == nil {
+				err = nil // of a try before
 				return
 			}
 			if !errors.Is(refused, errNotNow) {
@@ -101,7 +102,7 @@ func (lc ListenOptions) takeOver(ctx context.Context, name, dirPath, base string
 		return nil, err
 	}
 	return lc.begin(name, files, sock, true, func() error {
-		if err := confirm(ctx, conn); err != nil {
+		if err := lc.confirm(conn, sock); err != nil {
 			return err
 		}
 		files.Succeed()
@@ -174,10 +175,14 @@ func request(ctx context.Context, conn int) (sock int, err error) {
 }
 
 // confirm says that this process has the socket, and waits until the old
-// listener has let go of it.
-func confirm(ctx context.Context, conn int) error {
-	switch err := say(conn, hasSocket, nil); err {
+// listener has let go of it, for takeOverTimeout at most. Not before it is
+// settled who listens does it listen on the socket: that is what dialers see.
+func (lc *ListenOptions) confirm(conn, sock int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), takeOverTimeout)
+	defer cancel()
+	switch err := say(conn, hasSocket, nil); err { // sync: takeover -> Listener.confirmed
 	case nil:
+		lc.listenOnceMore(sock)
 		hear(ctx, conn) // the end
 		return nil
 	case unix.EPIPE, unix.ECONNRESET:
@@ -185,14 +190,13 @@ func confirm(ctx context.Context, conn int) error {
 		return os.NewSyscallError("sendmsg", err)
 	}
 	// The listener has given up, and says so, or its process has died.
-	again, cancel := context.WithTimeout(context.Background(), takeOverTimeout)
-	defer cancel()
-	switch kind, _, err := hear(again, conn); {
+	switch kind, _, err := hear(ctx, conn); {
 	case err != nil:
 		return err
 	case kind != theEnd:
 		return errNotNow
 	}
+	lc.listenOnceMore(sock)
 	return nil
 }
 
@@ -227,9 +231,17 @@ func hearNow(conn int) (kind byte, sock int, err error) {
 	buf := make([]byte, takeOverSize+1)
 	oob := make([]byte, unix.CmsgSpace(4*2))
 	var n, oobn, flags int
-	// A reset is said once, before what was sent.
-	for err = unix.EINTR; err == unix.EINTR || err == unix.ECONNRESET; {
-		n, oobn, flags, _, err = unix.Recvmsg(conn, buf, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	receive := func() {
+		// A reset is said once, before what was sent.
+		for err = unix.EINTR; err == unix.EINTR || err == unix.ECONNRESET; {
+			n, oobn, flags, _, err = unix.Recvmsg(conn, buf, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+		}
+	}
+	receive()
+	if n == 0 && oobn == 0 && err == nil {
+		// The end, unless the other has spoken and closed after the kernel had
+		// found nothing: then what it said is there now.
+		receive()
 	}
 	if err == unix.EAGAIN {
 		return 0, -1, err
