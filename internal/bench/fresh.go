@@ -168,23 +168,7 @@ func freshConns(of func(context.Context, *end) ([2]time.Duration, error), i int)
 
 // acceptFreshDials serves what fresh processes dial, until the client is done.
 func acceptFreshDials(e *end, _ quota) (Result, error) {
-	e.background.Do(func() {
-		go func() {
-			for {
-				c, err := e.listener.Accept()
-				if err != nil {
-					e.failed.CompareAndSwap(nil, &err)
-					return
-				}
-				e.dials.Add(1)
-				go func() {
-					if err := echoByte(c); err != nil {
-						e.failed.CompareAndSwap(nil, &err)
-					}
-				}()
-			}
-		}()
-	})
+	e.serveDials(e.echoDial)
 	r, err := echoFreshEnd(e, quota{})
 	r.Ops = e.dials.Swap(0)
 	if failed := e.failed.Load(); failed != nil {

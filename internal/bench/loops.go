@@ -39,6 +39,7 @@ var loops = map[string]loop{
 	"stream":      {client: writeStream, server: readStream},
 	"messages":    {client: sendMessages, server: receiveMessages},
 	"dial":        {client: dialAndClose, server: acceptAndClose},
+	"dial-byte":   {client: dialAndAsk, server: acceptAndAnswer},
 	"http":        {client: getRequests, server: serveRequests},
 	"idle":        {client: idle, server: idle},
 	"pace":        {client: atRate, server: idle},

@@ -38,6 +38,7 @@ func TestLoops(t *testing.T) {
 		{Spec{Net: "unix", Loop: "stream", Size: 64 << 10}, 50},
 		{Spec{Net: "unix", Loop: "messages", Size: 64}, 1000},
 		{Spec{Net: "unix", Loop: "dial"}, 10},
+		{Spec{Net: "unix", Loop: "dial-byte"}, 10},
 		{Spec{Net: "memory", Loop: "ints"}, 100000},
 		{Spec{Net: "memory", Loop: "ints-cached"}, 100000},
 		{Spec{Net: "memory", Loop: "memory-copy", Size: 1 << 20}, 5},
@@ -46,6 +47,7 @@ func TestLoops(t *testing.T) {
 		{Spec{Net: "shm-zerocopy", Loop: "messages", Size: 64}, 1000},
 		{Spec{Net: "shm-inplace", Loop: "messages", Size: 64}, 1000},
 		{Spec{Net: "shm", Loop: "dial"}, 10},
+		{Spec{Net: "shm", Loop: "dial-byte"}, 10},
 		{Spec{Net: "shm", Loop: "http"}, 10},
 		{Spec{Net: "unix", Loop: "http"}, 10},
 	} {

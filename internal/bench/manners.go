@@ -29,6 +29,35 @@ func dialAndClose(e *end, q quota) (Result, error) {
 
 // acceptAndClose accepts, on all the slices' behalf, and closes.
 func acceptAndClose(e *end, _ quota) (Result, error) {
+	e.serveDials(func(c io.Closer) { c.Close() })
+	return answerCount(e)
+}
+
+// dialAndAsk dials, gets a byte back, and closes.
+func dialAndAsk(e *end, q quota) (Result, error) {
+	return countConns(e, q, func() error {
+		_, err := timeDial(e.net, e.spec, e.addr)
+		return err
+	})
+}
+
+// acceptAndAnswer accepts, and sends a byte back on each connection.
+func acceptAndAnswer(e *end, _ quota) (Result, error) {
+	e.serveDials(e.echoDial)
+	return answerCount(e)
+}
+
+// echoDial sends back one byte in a goroutine, as a server does.
+func (e *end) echoDial(c io.Closer) {
+	go func() {
+		if err := echoByte(c); err != nil {
+			e.failed.CompareAndSwap(nil, &err)
+		}
+	}()
+}
+
+// serveDials accepts, on all the slices' behalf.
+func (e *end) serveDials(serve func(io.Closer)) {
 	e.background.Do(func() {
 		go func() {
 			for {
@@ -38,11 +67,10 @@ func acceptAndClose(e *end, _ quota) (Result, error) {
 					return
 				}
 				e.dials.Add(1)
-				c.Close()
+				serve(c)
 			}
 		}()
 	})
-	return answerCount(e)
 }
 
 // idle is either end while nothing is sent. A goroutine waits in Read on each

@@ -69,6 +69,7 @@ func Targets() []Target {
 		Target{Text: "64 echo connections, msg/s / unix", Workload: "echo/conns=64", Num: "shm", Den: "unix", AtLeast: 3},
 		Target{Text: "512 echo connections, msg/s / unix", Workload: "echo/conns=512", Num: "shm", Den: "unix", AtLeast: 3},
 		faster("both processes on one core, times faster than unix", "onecore", "shm", "unix", 1),
+		Target{Text: "dial, accept, a byte each way, close / unix", Workload: "dial-byte", Num: "shm", Den: "unix", AtMost: 1},
 		Target{Text: "dial, accept, close / unix, ring 256 KiB", Workload: "dial", Num: "shm", Den: "unix", AtMost: 1},
 		faster("HTTP, a connection a request, times faster than unix", "http", "shm", "unix", 1),
 		Target{Text: "dial, accept, close / unix, ring 64 KiB", Workload: "dial", Num: "shm-64KiB", Den: "unix", AtMost: 1},

@@ -232,6 +232,10 @@ func Workloads() []Workload {
 		Contenders: With(Spec{Loop: "dial", MaxOps: 1000}, "shm", "shm-64KiB", "shm-1MiB", "unix", "tcp"),
 	})
 	add(Workload{
+		Name: "dial-byte", Title: "Dial, accept, a byte each way, close", Metric: dials, Slice: 60 * time.Millisecond,
+		Contenders: With(Spec{Loop: "dial-byte", MaxOps: 1000}, "shm", "shm-64KiB", "unix", "tcp"),
+	})
+	add(Workload{
 		Name: "http", Title: "HTTP, a connection a request", Metric: requests, Slice: 60 * time.Millisecond,
 		Contenders: With(Spec{Loop: "http", MaxOps: 1000}, "shm", "unix", "tcp"),
 	})
