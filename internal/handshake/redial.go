@@ -92,9 +92,15 @@ func (d *DialOptions) keepFor(s spare) func(*stream.Spare) {
 }
 
 // keepable keeps the parts of s for the next dial, if the listener can use them
-// again. It is for the first generation.
+// again. It is for the first generation. A listener that has no number here, in
+// another PID namespace, cannot be told from others, but may know a number for
+// this process, and keep its end.
 func (d *DialOptions) keepable(s *stream.Stream, g segment.Geometry, of spare) {
-	if g.Reuse && s.Cred().PID != 0 {
+	switch {
+	case !g.Reuse:
+	case s.Cred().PID == 0:
+		s.KeepFor(nil)
+	default:
 		s.KeepFor(d.keepFor(of))
 	}
 }
