@@ -51,16 +51,26 @@ func (d *DialOptions) redial(ctx context.Context, dir, base string) (*stream.Str
 		if s == nil {
 			return nil, nil
 		}
-		ok, err := d.reach(ctx, s)
+		ok, err := d.reachOr(ctx, s)
 		if ok {
 			return s.Stream(d.BusyPoll, d.keepFor(*s)), nil
 		}
-		s.PutBack()
-		s.Close()
 		if err != nil {
 			return nil, err
 		}
 	}
+}
+
+// reachOr is reach. It closes s unless that is reached, also where AllowUID
+// panics.
+func (d *DialOptions) reachOr(ctx context.Context, s *spare) (ok bool, err error) {
+	defer func() {
+		if !ok {
+			s.PutBack()
+			s.Close()
+		}
+	}()
+	return d.reach(ctx, s)
 }
 
 // reach sends the listener the message for s, which was taken. The error is
