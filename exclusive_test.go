@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -728,4 +729,34 @@ func TestExclusiveBufio(t *testing.T) {
 	if want := 48890; err != nil || got.Len() != want || !strings.HasSuffix(got.String(), "\n9999\n") {
 		t.Errorf("read %d bytes, %v, want %d", got.Len(), err, want)
 	}
+}
+
+// TestPutUnsent has a Producer Put bytes that it cannot hand over any more,
+// because the peer has closed: nobody counts them.
+func TestPutUnsent(t *testing.T) {
+	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
+		a, b := s.ShmPair(t)
+		err := a.Produce(func(p *shmconn.Producer) error {
+			if _, err := p.Put([]byte("sent")); err != nil {
+				return err
+			}
+			if err := p.Flush(); err != nil {
+				return err
+			}
+			if err := b.Close(); err != nil {
+				return err
+			}
+			_, err := p.Put([]byte("not sent")) // which need not know of the end yet
+			return err
+		})
+		if !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("Produce: %v", err)
+		}
+		for _, when := range []string{"before", "after"} {
+			if n := a.Stats().BytesWritten; n != 4 {
+				t.Errorf("%s Close BytesWritten = %d, want 4", when, n)
+			}
+			a.Close()
+		}
+	})
 }

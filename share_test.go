@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -269,6 +271,55 @@ func queued(f *os.File) (n int) {
 		n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	})
 	return n
+}
+
+// TestSharedTwice has File called twice at the same time while a dialer has
+// taken memory to use again and has not said so yet. Neither call returns
+// before it has: the dialer could come to the process that gets the socket.
+func TestSharedTwice(t *testing.T) {
+	s := shmtest.Shape{Ring: 4096}
+	l := s.MustListen(t, shmtest.NewName()).(*shmconn.Listener)
+	p := shmtest.RawReusable(t, shmtest.NameOf(l), s)
+	p.Handshake()
+	c := shmtest.MustAccept(t, l)
+	p.Retire(1)
+	c.Close()
+	p.Offer(2)
+	p.AwaitOffer(2)
+	p.Take(2)
+
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	}()
+	var said atomic.Bool
+	var wg sync.WaitGroup
+	file := func() {
+		wg.Go(func() {
+			start := time.Now()
+			f, err := l.File()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			f.Close()
+			if waited := time.Since(start); !said.Load() && waited < 1900*time.Millisecond {
+				t.Errorf("File returned after %v, while a dialer was on its way", waited)
+			}
+		})
+	}
+	file()
+	shmtest.Eventually(func() bool { return p.Word(shmtest.AcceptorSpare) == 0 }) // it is in File
+	file()
+	time.Sleep(50 * time.Millisecond) // for it to return, which it must not
+	said.Store(true)
+	p.Introduce(shmtest.NameOf(l), shmtest.ReuseMessage(p.ID, 2))
+	wg.Wait()
+	(<-accepted).Close()
 }
 
 // TestSharedDropped drops a listener that was handed on, and what it had taken.

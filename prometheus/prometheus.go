@@ -4,7 +4,10 @@
 package prometheus
 
 import (
+	"fmt"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -99,20 +102,39 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	snap := c.set.Snapshot()
 	for _, n := range snap.Names {
 		for _, m := range sums {
-			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(n), n.Name)
+			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(n), label(n.Name))
 		}
 		for _, c := range causes {
-			out <- prometheus.MustNewConstMetric(parks, prometheus.CounterValue, float64(c.value(n)), n.Name, c.name)
+			out <- prometheus.MustNewConstMetric(parks, prometheus.CounterValue, float64(c.value(n)), label(n.Name), c.name)
 		}
 	}
 	for _, l := range snap.Listeners {
 		for _, m := range doors {
-			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(l.ListenerStats), l.Name, strconv.FormatUint(l.ID, 10))
+			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(l.ListenerStats), label(l.Name), strconv.FormatUint(l.ID, 10))
 		}
 	}
 	for _, conn := range snap.Conns {
 		for _, m := range depths {
-			out <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, float64(m.value(conn)), conn.Name, strconv.FormatUint(conn.ID, 10))
+			out <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, float64(m.value(conn)), label(conn.Name), strconv.FormatUint(conn.ID, 10))
 		}
 	}
+}
+
+// label returns a name as the value of a label, which has to be UTF-8. The
+// directory in a name may be anything: bytes that are not UTF-8 become \xff.
+func label(name string) string {
+	if utf8.ValidString(name) {
+		return name
+	}
+	var b strings.Builder
+	for len(name) > 0 {
+		r, n := utf8.DecodeRuneInString(name)
+		if r == utf8.RuneError && n == 1 {
+			fmt.Fprintf(&b, `\x%02x`, name[0])
+		} else {
+			b.WriteString(name[:n])
+		}
+		name = name[n:]
+	}
+	return b.String()
 }

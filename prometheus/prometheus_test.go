@@ -4,6 +4,7 @@ package prometheus_test
 
 import (
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -118,4 +119,41 @@ shmconn_ring_bytes{conn="2",name="feed"} 262144
 	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
 		t.Error(problems, err)
 	}
+}
+
+// TestNotUTF8 has a name in a directory whose name is not UTF-8, which a label
+// has to be.
+func TestNotUTF8(t *testing.T) {
+	dir := t.TempDir() + "/\xff"
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := shmconn.Listen(dir + "/feed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := shmconn.Dial(dir + "/feed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var set stats.Set
+	set.Listener(l)
+	set.Add(c)
+	registry := prom.NewPedanticRegistry()
+	registry.MustRegister(prometheus.NewCollector(&set))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "shmconn_buffered_bytes" {
+			if got := f.Metric[0].Label[1].GetValue(); !strings.HasSuffix(got, `/\xff/feed`) {
+				t.Errorf("the label is %q", got)
+			}
+			return
+		}
+	}
+	t.Error("no metric of the connection")
 }

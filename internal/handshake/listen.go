@@ -63,6 +63,9 @@ type Listener struct {
 	accepting sync.Mutex // held by the Accept that serves dialers
 	news      sema.Sema  // has an Accept look again that has no socket any more
 
+	sharing sync.Mutex // guards ready
+	ready   bool       // other processes may take dialers off the socket
+
 	closing sync.Mutex // of the first Close, which the second one waits for
 
 	idle sema.Sema // says: running is 0 since Close

@@ -22,7 +22,7 @@ const (
 type spare struct {
 	*stream.Spare
 	id   segment.ID
-	left int // checks until its time is over
+	left time.Duration // in checks, until its time is over
 
 	// Of a dialer's.
 	to       destination
@@ -58,7 +58,10 @@ func (p *pool) keepFor(s spare, most int, d time.Duration) func(*stream.Spare) {
 	return func(left *stream.Spare) {
 		s := s
 		s.Spare = left
-		s.left = int((d + spareTick - 1) / spareTick)
+		s.left = d / spareTick
+		if d%spareTick > 0 {
+			s.left++
+		}
 		p.put(&s, most)
 	}
 }

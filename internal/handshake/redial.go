@@ -51,16 +51,26 @@ func (d *DialOptions) redial(ctx context.Context, dir, base string) (*stream.Str
 		if s == nil {
 			return nil, nil
 		}
-		ok, err := d.reach(ctx, s)
+		ok, err := d.reachOr(ctx, s)
 		if ok {
 			return s.Stream(d.BusyPoll, d.keepFor(*s)), nil
 		}
-		s.PutBack()
-		s.Close()
 		if err != nil {
 			return nil, err
 		}
 	}
+}
+
+// reachOr is reach. It closes s unless that is reached, also where AllowUID
+// panics.
+func (d *DialOptions) reachOr(ctx context.Context, s *spare) (ok bool, err error) {
+	defer func() {
+		if !ok {
+			s.PutBack()
+			s.Close()
+		}
+	}()
+	return d.reach(ctx, s)
 }
 
 // reach sends the listener the message for s, which was taken. The error is
@@ -92,9 +102,15 @@ func (d *DialOptions) keepFor(s spare) func(*stream.Spare) {
 }
 
 // keepable keeps the parts of s for the next dial, if the listener can use them
-// again. It is for the first generation.
+// again. It is for the first generation. A listener that has no number here, in
+// another PID namespace, cannot be told from others, but may know a number for
+// this process, and keep its end.
 func (d *DialOptions) keepable(s *stream.Stream, g segment.Geometry, of spare) {
-	if g.Reuse && s.Cred().PID != 0 {
+	switch {
+	case !g.Reuse:
+	case s.Cred().PID == 0:
+		s.KeepFor(nil)
+	default:
 		s.KeepFor(d.keepFor(of))
 	}
 }

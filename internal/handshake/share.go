@@ -65,18 +65,20 @@ func (controlOnly) Read(func(uintptr) bool) error  { return syscall.EINVAL }
 func (controlOnly) Write(func(uintptr) bool) error { return syscall.EINVAL }
 
 // share readies the listener for another process that takes dialers off its
-// socket. It returns when no dialer is on its way that speaks of a spare.
+// socket. It returns when no dialer is on its way that speaks of a spare, also
+// where another call has begun.
 func (l *Listener) share() (*socket, error) {
+	l.sharing.Lock()
+	defer l.sharing.Unlock()
 	l.mu.Lock()
 	if l.closed || l.draining {
 		l.mu.Unlock()
 		return nil, net.ErrClosed
 	}
 	s := l.sockets[len(l.sockets)-1]
-	before := l.shared
 	l.shared = true
 	l.mu.Unlock()
-	if before {
+	if l.ready {
 		return s, nil
 	}
 	if err := l.files.Share(); err != nil {
@@ -84,7 +86,11 @@ func (l *Listener) share() (*socket, error) {
 	}
 	l.spares.withdraw()
 	l.awaitSpares()
-	return s, control(s.File, limitAccept)
+	if err := control(s.File, limitAccept); err != nil {
+		return nil, net.ErrClosed
+	}
+	l.ready = true
+	return s, nil
 }
 
 // awaitSpares waits until the dialers have come that have taken a spare, as

@@ -183,6 +183,9 @@ func (p *Producer) Put(b []byte) int {
 // Skip counts n bytes as put in that the caller has stored into Span.
 func (p *Producer) Skip(n int) { p.pos += uint64(n) }
 
+// Unput takes back the last n bytes that were put in, and not published.
+func (p *Producer) Unput(n int) { p.pos -= uint64(n) }
+
 // Publish hands all that was put in over to the consumer.
 func (p *Producer) Publish() {
 	store64(&p.header.produced, p.pos) // sync: produce

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,6 +99,12 @@ func Agent(s Shape, in *bufio.Scanner) {
 			err = conns[num(1)].(*shmconn.Conn).Abort()
 		case "closewrite":
 			err = conns[num(1)].CloseWrite()
+		case "done": // connection: waits for Done
+			select {
+			case <-conns[num(1)].(*shmconn.Conn).Done():
+			case <-time.After(30 * time.Second):
+				err = errors.New("Done is not closed")
+			}
 		case "cred":
 			pid, uid, gid := conns[num(1)].(*shmconn.Conn).PeerCred()
 			fmt.Println(pid, uid, gid)

@@ -51,7 +51,9 @@ func (s *Stream) Produce(p *Producer, f func()) error {
 		p.h = &s.tx
 		defer func() { p.h = nil }()
 		f()
-		flushed = p.Flush()
+		if flushed = p.Flush(); flushed != nil {
+			p.h.ring.Unput(p.put) // nothing will publish it
+		}
 	})
 	return cmp.Or(err, flushed)
 }

@@ -52,9 +52,10 @@ const (
 )
 
 // KeepFor makes s hand its parts to keep, which then owns them, instead of
-// closing them, if this end has closed in order and has read everything. Call
-// it before Connect.
-func (s *Stream) KeepFor(keep func(*Spare)) { s.keep = keep }
+// closing them, if this end has closed in order and has read everything. With
+// nil it closes them, and only the peer may keep its own. Call it before
+// Connect.
+func (s *Stream) KeepFor(keep func(*Spare)) { s.reuse, s.keep = true, keep }
 
 // spare hands s's parts on, if another stream can use them. No call is in s any
 // more.
@@ -86,7 +87,7 @@ func (s *Stream) reusable() (clean bool) {
 // Done waits for that. It reports whether the peer has let go before it could
 // know.
 func (s *Stream) sayWatched() (late bool) {
-	if s.keep == nil || !s.rx.turn.Incref() {
+	if !s.reuse || !s.rx.turn.Incref() {
 		return false
 	}
 	defer s.rx.turn.Decref()
@@ -103,7 +104,7 @@ func (s *Stream) sayWatched() (late bool) {
 func (p *Spare) Stream(busyPoll time.Duration, keep func(*Spare)) *Stream {
 	s := New(p.cred, p.seg, p.size, p.bell, p.ringer, busyPoll)
 	s.gen = p.next
-	s.keep = keep
+	s.KeepFor(keep)
 	s.rx.epoch, s.tx.epoch = p.inEpoch, p.outEpoch
 	s.connect(p.in.Next(), p.out.Next())
 	return s

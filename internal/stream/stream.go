@@ -31,8 +31,9 @@ type Stream struct {
 	cpu      atomic.Uint32 // as the peer knows it; see place
 	gen      uint32        // which connection over the segment this is, from 1
 
-	keep func(*Spare)  // takes what can be used again; nil: it is closed
-	fate atomic.Uint32 // of what is left
+	reuse bool          // the peer may keep its end of the parts for another stream
+	keep  func(*Spare)  // takes what can be used again; nil: it is closed
+	fate  atomic.Uint32 // of what is left
 
 	seg    *segment.Segment
 	bell   *doorbell.Bell  // rung by the peer

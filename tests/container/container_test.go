@@ -248,3 +248,43 @@ func TestContainerOutside(t *testing.T) {
 		shmtest.WantDead(t, c)
 	})
 }
+
+// TestContainerDone connects a container and a process outside, again and
+// again. Only the one outside knows a number for the other, and so may keep its
+// end of the memory for a next time. Done does not wait for that.
+func TestContainerDone(t *testing.T) {
+	d := newSharedDir(t)
+	for _, s := range []shmtest.Shape{{SpareTime: time.Hour}, {SpareTime: time.Hour, Swap: true}} {
+		t.Run(s.String(), func(t *testing.T) {
+			h := d.start(t, s, "/shared")
+			name := shmtest.NewName()
+			outside := d.shared + "/" + name
+			var l shmtest.Listener
+			if s.Swap {
+				l = s.MustListen(t, outside)
+			} else {
+				h.Do("listen %s", name)
+			}
+			for i := range 3 {
+				var c *shmconn.Conn
+				if s.Swap {
+					h.Do("dial %s", name)
+					c = shmtest.MustAccept(t, l).(*shmconn.Conn)
+				} else {
+					c = s.MustDial(t, outside).(*shmconn.Conn)
+					h.Do("accept")
+				}
+				if i == 0 {
+					c.Close()
+				}
+				h.Send("done %d", i)
+				c.Close() // before Done, or after it
+				h.Expect("ok")
+				if n := c.Stats().Reused; n != 0 {
+					t.Errorf("connection %d is over memory that was used %d times", i, n)
+				}
+				h.Do("close %d", i)
+			}
+		})
+	}
+}

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
+	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -754,5 +756,64 @@ func TestReuseUnflushed(t *testing.T) {
 		}
 		a.Close()
 		b.Close()
+	}
+}
+
+// TestSpareTimeForever keeps spares for the longest time there is, and uses
+// them again after a check of all spares.
+func TestSpareTimeForever(t *testing.T) {
+	s := shmtest.Shape{Ring: 4096, SpareTime: math.MaxInt64}
+	l := s.MustListen(t, shmtest.NewName())
+	for i := range uint64(2) {
+		a := s.MustDial(t, shmtest.NameOf(l))
+		b := shmtest.MustAccept(t, l)
+		if got := reusedBy(a); got != i {
+			t.Errorf("connection %d: used again for the %d. time", i, got)
+		}
+		a.Close()
+		b.Close()
+		time.Sleep(600 * time.Millisecond) // two checks
+	}
+}
+
+// TestAllowUIDPanics has the function that is asked about a listener panic when
+// the dial has a spare in its hands: that is closed.
+func TestAllowUIDPanics(t *testing.T) {
+	s := shmtest.Shape{Ring: 4096, SpareTime: time.Hour}
+	l := s.MustListen(t, shmtest.NewName())
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	dial := func(uid func(uint32) bool) *shmconn.Conn {
+		c, err := (&shmconn.Dialer{AllowUID: uid, SpareTime: time.Hour}).Dial(shmtest.NameOf(l))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	allow := func(uint32) bool { return true }
+	handshake.DropSpares()
+	before := open()
+	a := dial(allow)
+	b := shmtest.MustAccept(t, l)
+	a.Close()
+	b.Close()
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		dial(func(uint32) bool { panic("of the caller") })
+	}()
+	// The listener lets go of its end of the spare when it next looks.
+	for end := time.Now().Add(20 * time.Second); open() > before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d descriptors are open, there were %d", open(), before)
+		}
 	}
 }
