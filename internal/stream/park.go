@@ -71,7 +71,9 @@ func (s *Stream) await(h *half) {
 		h.own.Cause.Store(uint32(cause)) // a hint for people: see sayParked for what counts
 	}
 	s.park(h)
-	h.pace.Parked(wait.Now()-start, s.busyPoll, wait.End()-before-1)
+	now := wait.Now()
+	wait.Woken(now)
+	h.pace.Parked(now-start, s.busyPoll, wait.End()-before-1)
 }
 
 // park sleeps until there is news for the half h.

@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"runtime/metrics"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,13 +35,45 @@ func (q *queue) waiting() bool {
 	return v.Kind() != metrics.KindUint64 || v.Uint64() > 0
 }
 
-// wakeThread has the scheduler start a thread for an idle P, once every
-// heartbeat, and reports whether it has. Without it a quiet connection of a
-// process with a hot one is read 2 to 12 ms late, once in a hundred times. More
-// often it costs what queue is there for.
-func (r *pollers) wakeThread(now time.Duration) bool {
-	last := r.woken.Load()
-	if now-time.Duration(last) < heartbeat || !r.woken.CompareAndSwap(last, int64(now)) {
+// A gosched says when a goroutine that polls has to call runtime.Gosched even
+// if none waits to run. Both reasons are in runtime/proc.go (Go 1.26).
+//
+// While a P is idle, a thread waits for the network. When the network wakes a
+// goroutine, that thread runs it, and the scheduler has none wait in its place
+// (findRunnable) until the goroutine blocks, which one that polls does not do.
+// Then only the monitor looks, every 10 ms. Gosched starts another thread,
+// which finds nothing to run, and waits.
+//
+// The monitor takes the P away from a goroutine that was not scheduled for 10
+// ms if it finds it in a system call (retake), sched_yield for one, and goes on
+// to do so every 0.1 ms.
+type gosched struct {
+	due  atomic.Int64
+	last atomic.Int64 // when a goroutine last polled
+}
+
+const (
+	// lookoutAfter is for how long a goroutine polls, after the network may have
+	// woken it, before it starts a thread for that, which takes some
+	// microseconds. Most waits are over by then.
+	lookoutAfter = 100 * time.Microsecond
+
+	// schedAtLeast is half the time after which the monitor acts.
+	schedAtLeast = 5 * time.Millisecond
+)
+
+// woken notes that the network may have woken a goroutine at the time now.
+func (g *gosched) woken(now time.Duration) { g.due.Store(int64(now + lookoutAfter)) }
+
+// polls calls runtime.Gosched if that is due, and reports whether it has. It is
+// for a goroutine that polls. If none did for a while, the network may have
+// woken that goroutine.
+func (g *gosched) polls(now time.Duration) bool {
+	if last := time.Duration(g.last.Swap(int64(now))); now-last > heartbeat {
+		g.woken(now)
+	}
+	due := g.due.Load()
+	if now < time.Duration(due) || !g.due.CompareAndSwap(due, int64(now+schedAtLeast)) {
 		return false
 	}
 	runtime.Gosched()

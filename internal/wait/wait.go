@@ -42,7 +42,9 @@ const (
 	processorYieldAfter = 5 * time.Microsecond
 
 	// schedEvery is the time from one look for goroutines that want to run to
-	// the next, for a goroutine that polls and has made none runnable itself.
+	// the next that follows if there were none, for a goroutine that polls and
+	// has made none runnable itself. One that did run may have yielded, as gRPC's
+	// writer does before it sends, and want to run again.
 	schedEvery = 50 * time.Microsecond
 
 	// leaderGrace is how long after its last progress a leader may lose a time
@@ -124,8 +126,8 @@ type pollers struct {
 	visitor    visitor
 	queue      queue
 	hotYielded atomic.Int64 // when a hot connection last yielded the processor
-	woken      atomic.Int64 // when wakeThread last did so
-	others     backoff      // with other processes
+	gosched    gosched
+	others     backoff // with other processes
 
 	// Owned by the leader.
 	list     []*Waiter
@@ -207,7 +209,7 @@ func (r *pollers) yieldHot(now time.Duration) {
 		return
 	}
 	r.visitor.visit(now)
-	r.wakeThread(now)
+	r.gosched.polls(now)
 	wanted := Now()
 	Yield()
 	r.others.lost(wanted, Now())
@@ -218,6 +220,9 @@ func Ended() uint64 { return process.ended.Load() }
 
 // End counts a wait that has ended, and returns how many that makes.
 func End() uint64 { return process.ended.Add(1) }
+
+// Woken says that a wait has slept, and was woken at the time now: see gosched.
+func Woken(now time.Duration) { process.gosched.woken(now) }
 
 // Visit makes the runtime check the network, if that is due: see visitor. It is
 // for goroutines that go on without waiting.
@@ -374,11 +379,12 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 		switch {
 		case followed:
 			runtime.Gosched()
-		case r.wakeThread(now):
+		case r.gosched.polls(now):
 		case now >= turn || alone:
-			turn = now + schedEvery
 			if r.queue.waiting() {
 				runtime.Gosched()
+			} else {
+				turn = now + schedEvery
 			}
 		}
 		wanted = Now()

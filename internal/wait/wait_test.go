@@ -578,6 +578,61 @@ func TestQueue(t *testing.T) {
 	}
 }
 
+// TestYieldsBack has a goroutine that yields again and again next to one that
+// polls on the only P: it gets its turn after each look of that, and not after
+// schedEvery.
+func TestYieldsBack(t *testing.T) {
+	onProcs(t, []int{1}, func(t *testing.T, r *pollers) {
+		const times = 20
+		c := &probed{elsewhere: true}
+		w := NewWaiter(c)
+		go func() {
+			for range times {
+				runtime.Gosched()
+			}
+			c.true.Store(true)
+		}()
+		r.polls(w, Now(), Forever)
+		if n := c.looks.Load(); n > 2*times*burst {
+			t.Errorf("%d looks while another goroutine yielded %d times, want at most %d each", n, times, 2*burst)
+		}
+	})
+}
+
+// TestGosched goes through the times at which a goroutine that polls calls
+// Gosched.
+func TestGosched(t *testing.T) {
+	var g gosched
+	now := time.Hour
+	// every 10 us, for d
+	polls := func(d time.Duration) (n int) {
+		for end := now + d; now < end; now += 10 * time.Microsecond {
+			if g.polls(now) {
+				n++
+			}
+		}
+		return n
+	}
+	check := func(when string, d time.Duration, want int) {
+		t.Helper()
+		if n := polls(d); n != want {
+			t.Errorf("%s: called Gosched %d times in %v, want %d", when, n, d, want)
+		}
+	}
+	check("at first", lookoutAfter, 0)
+	check("after that", 20*time.Microsecond, 1)
+	check("later", schedAtLeast-100*time.Microsecond, 0)
+	check("after 5 ms", 10*schedAtLeast, 10)
+	for range 10 {
+		now += 2 * heartbeat // in which nobody polls
+		check("in a short episode", lookoutAfter, 0)
+	}
+	check("when it goes on", 20*time.Microsecond, 1)
+	g.woken(now)
+	check("after a wait that slept", lookoutAfter, 0)
+	check("when that goes on", schedAtLeast-100*time.Microsecond, 1)
+}
+
 // TestProcessor pins a thread to each processor that there is, one after the
 // other.
 func TestProcessor(t *testing.T) {
