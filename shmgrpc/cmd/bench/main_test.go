@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
-	"google.golang.org/grpc/interop/grpc_testing"
 )
 
 func TestMain(m *testing.M) {
@@ -28,17 +26,17 @@ func TestContenders(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	for _, contender := range contenders {
-		cc, stop, err := start(t.Context(), contender, filepath.Join(dir, contender))
+		o, err := start(t.Context(), contender, filepath.Join(dir, contender))
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := grpc_testing.NewBenchmarkServiceClient(cc)
 		for _, w := range workloads() {
-			if rate, err := w.measure(t.Context(), c, w.size, 5*time.Millisecond); rate <= 0 || err != nil {
-				t.Errorf("%s, %s: %v a second, %v", contender, w.name, rate, err)
+			r, err := w.measure(t.Context(), o, 5*time.Millisecond)
+			if r.rate <= 0 || r.p99 <= 0 || r.processor <= 0 || err != nil {
+				t.Errorf("%s, %v: %+v, %v", contender, w, r, err)
 			}
 		}
-		stop()
+		o.stop()
 	}
 	if left, err := os.ReadDir(dir); len(left) > 0 || err != nil {
 		t.Errorf("left in the directory: %v, %v", left, err)
