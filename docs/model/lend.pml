@@ -9,7 +9,10 @@
  * served: by whoever has the lock, or in the place of the handle when that is
  * not in a call. A visitor acts in its place for a moment. Each process has a
  * processor of its own; a barrier empties the handle's buffer, as membarrier(2)
- * does, and so does each LOCKed step of the handle itself. That the lock is given
+ * does, and so does each LOCKed step of the handle itself. Until the process is
+ * registered for that, at any time, a barrier does nothing, and the handle's own
+ * stores to inside are LOCKed; from the first call on that finds it registered
+ * they are plain. That the lock is given
  * back by a plain store is what turn.pml is about; here it is a LOCKed step.
  *
  * Properties: nobody acts in the place of a handle that is in a call; what was
@@ -26,6 +29,8 @@
 #endif
 
 bool held = 1, lent, shut, closed, visited;
+bool registered;
+bool fenced;			/* the handle's alone */
 bool inside;			/* what others see of the handle */
 chan buffer = [4] of { bit };	/* its stores to inside that they do not */
 bool lending;			/* a mutex */
@@ -40,14 +45,20 @@ end:	do
 	od
 }
 
+active proctype registrar() { registered = 1 }
+
 inline barrier() {
 #ifndef MUTANT_NO_BARRIER
-	atomic {
-		do
-		:: nempty(buffer) -> buffer?inside
-		:: empty(buffer) -> break
-		od
-	}
+	if
+	:: registered ->
+		atomic {
+			do
+			:: nempty(buffer) -> buffer?inside
+			:: empty(buffer) -> break
+			od
+		}
+	:: !registered
+	fi
 #else
 	skip
 #endif
@@ -63,6 +74,14 @@ inline handleUnlocks() { atomic { empty(buffer) -> lending = 0 } }
 inline act() {
 	atomic { acting = 1; assert(!in) };
 	acting = 0
+}
+
+inline enterFenced() {
+#ifdef MUTANT_UNFENCED
+	buffer!1
+#else
+	buffer!1; empty(buffer)
+#endif
 }
 
 /* serveLent, with the mutex held */
@@ -92,6 +111,7 @@ active proctype handle() {
 	byte n;
 
 	/* Lend */
+	fenced = !registered;
 	lent = 1;
 #ifndef MUTANT_EARLY
 	if
@@ -106,15 +126,30 @@ active proctype handle() {
 		buffer!1;	/* sync: lend */
 		if
 #ifndef MUTANT_BLIND
-		:: shut || closed || visited ->
-			buffer!0;
-			handleLocks(); serveLocked(); handleUnlocks();
-			handleLocks(); buffer!1; handleUnlocks()
+		:: fenced || shut || closed || visited ->
+			/* enterSlow */
+			if
+			:: fenced ->
+#ifdef MUTANT_HASTY
+				fenced = 0;
+#else
+				fenced = !registered;
+#endif
+				enterFenced()
+			:: !fenced
+			fi;
+			if
+			:: shut || closed || visited ->
+				buffer!0;
+				handleLocks(); serveLocked(); handleUnlocks();
+				handleLocks(); buffer!1; handleUnlocks()
+			:: !(shut || closed || visited)
+			fi
 #endif
 #ifdef MUTANT_BLIND
 		:: true
 #else
-		:: !(shut || closed || visited)
+		:: !(fenced || shut || closed || visited)
 #endif
 		fi;
 		/* the call */
@@ -124,7 +159,13 @@ active proctype handle() {
 		buffer!0;	/* sync: lend */
 #ifndef MUTANT_NO_LOOK
 		if
-		:: shut -> handleLocks(); serveLocked(); handleUnlocks()
+		:: fenced || shut ->
+			/* leaveSlow */
+			buffer!0; empty(buffer);
+			if
+			:: shut -> handleLocks(); serveLocked(); handleUnlocks()
+			:: else
+			fi
 		:: else
 		fi
 #endif

@@ -42,7 +42,7 @@ var runs = []run{
 	{model: "turn", defines: "-DSHUT", large: true},
 	{model: "turn", defines: "-DCALLS=2", large: true},
 	{model: "lend", mutants: "EARLY"},
-	{model: "lend", defines: "-DTWICE", mutants: "NO_BARRIER BLIND NO_LOOK"},
+	{model: "lend", defines: "-DTWICE", mutants: "NO_BARRIER BLIND NO_LOOK HASTY UNFENCED"},
 	{model: "ends", defines: "-DB=0", mutants: "CHECK_FIRST LATE_PUBLISH NO_PASS"},
 	{model: "ends", large: true},
 	{model: "ends", defines: "-DA=1 -DB=0 -DCLOSE", mutants: "CLOSED_EARLY", large: true},

@@ -18,48 +18,40 @@ package dekker
 import "sync/atomic"
 
 // A Flag is taken by one goroutine at a time. The zero Flag is not taken.
-type Flag struct{ taken atomic.Uint32 }
+type Flag struct{ taken uint32 }
 
 // Take takes the flag, if it is not taken, and reports whether it has. It is a
 // full fence if it has.
-func (f *Flag) Take() bool { return f.taken.CompareAndSwap(0, 1) }
+func (f *Flag) Take() bool { return atomic.CompareAndSwapUint32(&f.taken, 0, 1) }
 
 // Taken reports whether a goroutine has the flag.
-func (f *Flag) Taken() bool { return f.taken.Load() != 0 }
+func (f *Flag) Taken() bool { return atomic.LoadUint32(&f.taken) != 0 }
 
 // Give gives the flag back. The next holder sees what this one did before. A
 // load that follows may be executed before others see the flag given back,
 // unless they have called Barrier.
 func (f *Flag) Give() {
 	if cheap() {
-		release(&f.taken) // sync: turn
+		f.give() // sync: turn
 		return
 	}
-	giveFenced(&f.taken)
+	storeFenced(&f.taken, 0)
 }
 
 // A Gate says whether its owner, one goroutine, is inside. The zero Gate is
 // empty. Others store a request to the owner, call Barrier, and check the gate.
 // If it is empty, the owner sees the request when it next loads it after Enter;
 // if not, when it loads it after Leave.
-type Gate struct{ inside Flag }
+//
+// That holds for Enter and Leave once the owner has found Ready true; the
+// argument is that of cheap. Until then the owner has to call EnterFenced and
+// LeaveFenced. So a loop of the owner's need not ask each time.
+type Gate struct{ inside uint32 }
 
-// Enter says that the owner is inside. A load that follows may be executed
-// before others see that, unless they have called Barrier.
-func (g *Gate) Enter() {
-	if cheap() {
-		occupy(&g.inside.taken) // sync: lend
-		return
-	}
-	occupyFenced(&g.inside.taken)
-}
-
-// Leave says that the owner is not inside any more. A goroutine that finds the
-// gate empty sees what the owner did inside. A load that follows is as after
-// Enter.
-func (g *Gate) Leave() {
-	g.inside.Give() // sync: lend
-}
+// EnterFenced and LeaveFenced are Enter and Leave, executed before any load
+// that follows.
+func (g *Gate) EnterFenced() { storeFenced(&g.inside, 1) }
+func (g *Gate) LeaveFenced() { storeFenced(&g.inside, 0) }
 
 // Inside reports whether the owner is inside.
-func (g *Gate) Inside() bool { return g.inside.Taken() }
+func (g *Gate) Inside() bool { return atomic.LoadUint32(&g.inside) != 0 }

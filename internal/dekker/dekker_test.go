@@ -122,7 +122,11 @@ func TestGateLitmus(t *testing.T) {
 					return
 				}
 			}
-			g.Enter()
+			if Ready() {
+				g.Enter()
+			} else {
+				g.EnterFenced()
+			}
 			ownerSees = word.Load() != 0
 			ready.Store(-i - 1)
 			for start.Load() != -i-1 {

@@ -1,9 +1,7 @@
-//go:build !race && (!linux || !amd64)
+//go:build !race && (!linux || !amd64 || !gc)
 
 package dekker
 
 import "sync/atomic"
 
-func giveFenced(p *atomic.Uint32) { p.Store(0) }
-
-func occupyFenced(p *atomic.Uint32) { p.Store(1) }
+func storeFenced(p *uint32, v uint32) { atomic.StoreUint32(p, v) }

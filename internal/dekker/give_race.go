@@ -4,8 +4,6 @@ package dekker
 
 import "sync/atomic"
 
-// giveFenced stores 0. A store that the race detector makes has no fence after
+// storeFenced stores v. A store that the race detector makes has no fence after
 // it, so this is an exchange.
-func giveFenced(p *atomic.Uint32) { p.Swap(0) }
-
-func occupyFenced(p *atomic.Uint32) { p.Swap(1) }
+func storeFenced(p *uint32, v uint32) { atomic.SwapUint32(p, v) }

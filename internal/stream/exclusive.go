@@ -59,30 +59,42 @@ func (s *Stream) Produce(p *Producer, f func()) error {
 }
 
 // Write is Producer.Write.
-func (p *Producer) Write(b []byte) (n int, err error) {
+func (p *Producer) Write(b []byte) (int, error) {
 	h := p.h
 	if h == nil {
 		return 0, errReturned
 	}
 	h.turn.Enter()
-	if h.fits(len(b)) && !h.peer.ClosedIn(h.gen) {
-		h.put(b)
-		h.publish(len(b))
-		p.put = 0
-		h.turn.Leave()
-		return len(b), nil
+	if !h.fits(len(b)) || h.peer.ClosedIn(h.gen) {
+		return p.writeSlow(b)
 	}
-	if err = p.flush(); err == nil {
-		err = h.write(b, &n)
-	}
+	h.cancel()
+	h.ring.PutAll(b)
+	h.calls++
+	raceRelease()
+	h.ring.Publish()
+	h.ringPeer()
+	h.checkSometimes(len(b))
+	p.put = 0
 	h.turn.Leave()
+	return len(b), nil
+}
+
+// writeSlow is Write after Enter.
+func (p *Producer) writeSlow(b []byte) (n int, err error) {
+	if err = p.flush(); err == nil {
+		err = p.h.write(b, &n)
+	}
+	p.h.turn.Leave()
 	return n, err
 }
 
 // Put is Producer.Put.
 func (p *Producer) Put(b []byte) (int, error) {
 	if h := p.h; h != nil && h.fits(len(b)) {
-		h.put(b)
+		h.cancel()
+		h.ring.PutAll(b)
+		h.calls++
 		p.put += len(b)
 		return len(b), nil
 	}
@@ -93,13 +105,6 @@ func (p *Producer) Put(b []byte) (int, error) {
 // the peer's words.
 func (h *writeHalf) fits(n int) bool {
 	return h.stop.Load() == 0 && n <= min(h.ring.Free(), h.s.whole) && n > 0
-}
-
-// put puts b into the ring, for which there is room.
-func (h *writeHalf) put(b []byte) {
-	h.cancel()
-	h.ring.Put(b)
-	h.calls++
 }
 
 // Flush is Producer.Flush.
@@ -156,8 +161,14 @@ func (p *Producer) Commit(n int) (err error) {
 		return errReturned
 	}
 	h.turn.Enter()
-	if err = h.commit(n); err == nil && n > 0 {
+	if 0 < n && n <= h.reserved && h.stop.Load() == 0 && !h.peer.ClosedIn(h.gen) {
+		h.cancel()
+		h.ring.Skip(n)
+		h.calls++
+		h.publish(n)
 		p.put = 0
+	} else {
+		err = h.commit(n) // fails, or n is 0
 	}
 	h.turn.Leave()
 	return err
@@ -186,7 +197,8 @@ func (c *Consumer) Read(b []byte) (n int, err error) {
 	h.turn.Enter()
 	if n = len(b); h.has(n) {
 		h.leased = false
-		h.ring.Take(b)
+		h.ring.TakeAll(b)
+		h.calls++
 		h.took()
 		h.turn.Leave()
 		return n, nil
@@ -205,11 +217,10 @@ func (h *readHalf) has(n int) bool {
 
 // took ends a call that removed bytes from the ring.
 func (h *readHalf) took() {
-	h.calls++
+	raceAcquire()
 	if h.ring.AckDue() {
 		h.publish()
 	}
-	raceAcquire()
 }
 
 // Peek is Consumer.Peek.
@@ -253,6 +264,7 @@ func (c *Consumer) Discard(n int) (done int, err error) {
 	if h.has(n) {
 		h.leased = false
 		h.ring.Skip(n)
+		h.calls++
 		h.took()
 		h.turn.Leave()
 		return n, nil

@@ -73,12 +73,20 @@ func (h *half) init(s *Stream, other *half, cond wait.Condition, own, peer *ring
 // ringPeer rings the doorbell of the peer if it has parked, once for each park:
 // every park stores a new number.
 func (h *half) ringPeer() {
-	if e := h.peer.Parked.Load(); e&1 == 1 && e != h.rung { // sync: park
-		h.rung = e
-		h.rings.Add(1)
-		h.s.place()
-		h.s.ringer.Ring()
+	if e := h.peer.Parked.Load(); e&1 == 1 { // sync: park
+		h.ringParked(e)
 	}
+}
+
+// ringParked is ringPeer where the peer has parked with the epoch e.
+func (h *half) ringParked(e uint64) {
+	if e == h.rung {
+		return
+	}
+	h.rung = e
+	h.rings.Add(1)
+	h.s.place()
+	h.s.ringer.Ring()
 }
 
 // StopErr returns the error that the stop bits of a half mean by themselves, or

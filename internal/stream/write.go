@@ -94,9 +94,7 @@ func (h *writeHalf) hasRoom(n int) (bool, error) {
 	return free >= n, nil
 }
 
-// publish hands n bytes that were put in over to the peer. Every quarter ring
-// it checks whether the peer is alive: a call that waits learns of a death, but
-// one that never waits would not.
+// publish hands n bytes that were put in over to the peer.
 func (h *writeHalf) publish(n int) {
 	if n == 0 {
 		return
@@ -104,6 +102,13 @@ func (h *writeHalf) publish(n int) {
 	raceRelease()
 	h.ring.Publish()
 	h.ringPeer()
+	h.checkSometimes(n)
+}
+
+// checkSometimes checks whether the peer is alive, every quarter ring, when n
+// bytes more were published: a call that waits learns of a death, but one that
+// never waits would not.
+func (h *writeHalf) checkSometimes(n int) {
 	if h.checked += n; h.checked >= h.s.size/4 {
 		h.checked = 0
 		h.s.checkPeer()

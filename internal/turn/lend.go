@@ -16,8 +16,12 @@ import (
 // the state. If so, that call sees the state when it leaves.
 
 // Lend lends the turn, whose lock the caller has, to its goroutine, until
-// Reclaim.
+// Reclaim. While there is no Barrier, the goroutine's calls have the fences:
+// the first call that finds that there is one ends that.
 func (t *Turn) Lend() {
+	if !dekker.Ready() {
+		t.state.Or(fenced)
+	}
 	t.lent.Store(true)
 	if t.state.Load()&shut != 0 { // by a call that found the lock taken, and not lent
 		t.serveLent()
@@ -36,14 +40,24 @@ func (t *Turn) Reclaim() {
 // Enter starts a call by the goroutine that the turn was lent to.
 func (t *Turn) Enter() {
 	t.call.Enter() // sync: lend
-	if t.state.Load()&(shut|closed|visited) != 0 {
+	if t.state.Load()&(shut|closed|visited|fenced) != 0 {
 		t.enterSlow()
 	}
 }
 
-// enterSlow waits until others have finished what they do in the holder's
-// place, and serves the requests that they may have left to this call.
+// enterSlow is Enter where others may do something in the holder's place: it
+// waits until they have finished, and serves the requests that they may have
+// left to this call. If it is only that calls have to be fenced, it fences.
 func (t *Turn) enterSlow() {
+	if t.state.Load()&fenced != 0 {
+		if dekker.Ready() {
+			t.state.And(^uint32(fenced))
+		}
+		t.call.EnterFenced()
+		if t.state.Load()&(shut|closed|visited) == 0 {
+			return
+		}
+	}
 	t.call.Leave()
 	t.serveLent()
 	t.lending.Lock()
@@ -54,6 +68,14 @@ func (t *Turn) enterSlow() {
 // Leave ends a call.
 func (t *Turn) Leave() {
 	t.call.Leave() // sync: lend
+	if t.state.Load()&(shut|fenced) != 0 {
+		t.leaveSlow()
+	}
+}
+
+// leaveSlow is Leave where there may be a request, or calls have to be fenced.
+func (t *Turn) leaveSlow() {
+	t.call.LeaveFenced()
 	if t.state.Load()&shut != 0 {
 		t.serveLent()
 	}

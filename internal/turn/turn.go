@@ -12,6 +12,7 @@
 //	closed      Close                   never                   nobody gets the lock any more
 //	released    release                 never                   nobody gets a reference any more
 //	visited     Visit                   Visit                   somebody acts for a holder that rests; see Lend
+//	fenced      Lend                    Enter                   the Barrier is not to be had yet; see Lend
 //	reference   Incref                  Decref                  and above: how many there are
 //
 // The lock itself is a flag of package dekker, separate from the state: it
@@ -74,6 +75,7 @@ const (
 	closed
 	released
 	visited
+	fenced
 	reference
 )
 
