@@ -103,7 +103,7 @@ func Agent(s Shape, in *bufio.Scanner) {
 			select {
 			case <-conns[num(1)].(*shmconn.Conn).Done():
 			case <-time.After(30 * time.Second):
-				err = errors.New("Done is not closed")
+				err = errors.New("the connection is not done")
 			}
 		case "cred":
 			pid, uid, gid := conns[num(1)].(*shmconn.Conn).PeerCred()
