@@ -352,7 +352,7 @@ func (h message) attach(l *Listener, peer stream.Cred) (_ *stream.Stream, err er
 	if seg.Reuse() && peer.PID != 0 {
 		s.KeepFor(l.keepFor(h.id))
 	}
-	if err := s.Connect(mem(seg.RingA()), mem(seg.RingB())); err != nil {
+	if err := s.Connect(segment.RingA); err != nil {
 		return nil, err
 	}
 	if seg.Linked() {

@@ -35,6 +35,7 @@ type Stream struct {
 	fate atomic.Uint32 // of what is left
 
 	seg    *segment.Segment
+	in     segment.Ring    // which of the two this end reads
 	bell   *doorbell.Bell  // rung by the peer
 	ringer doorbell.Ringer // rings the peer
 
@@ -62,9 +63,6 @@ func (c Cred) Trusted() bool {
 	return c.UID == 0 || c.UID == uint32(os.Geteuid()) && c.UID != overflow
 }
 
-// A RingMem is the memory of a ring.
-type RingMem struct{ Header, Data []byte }
-
 const maxChunk = 128 << 10
 
 // New makes a stream from its parts, which it owns from now on. Until Connect
@@ -89,11 +87,16 @@ func (s *Stream) Cred() Cred { return s.cred }
 // RingSize returns how many bytes each direction holds.
 func (s *Stream) RingSize() int { return s.size }
 
-// Connect gives the stream its rings. The peer can have truncated them already.
-func (s *Stream) Connect(in, out RingMem) (err error) {
+// Connect gives the stream its rings, and says which of the two it reads. The
+// peer can have truncated them already.
+func (s *Stream) Connect(in segment.Ring) (err error) {
 	err = s.truncated()
 	defer s.ignoreFault(debug.SetPanicOnFault(true))
-	s.connect(ring.NewConsumer(ring.At(in.Header), in.Data, s.size, 0), ring.NewProducer(ring.At(out.Header), out.Data, s.size, 0))
+	s.in = in
+	header, data := s.seg.Ring(in)
+	rx := ring.NewConsumer(ring.At(header), data, 0)
+	header, data = s.seg.Ring(in.Other())
+	s.connect(rx, ring.NewProducer(ring.At(header), data, 0))
 	return nil
 }
 
