@@ -118,19 +118,21 @@ type Producer struct {
 	Own, Peer *End // the words of this end, and of the consumer
 
 	header *Header
-	memory
-	size uint64
+	data   []byte
+	size   uint64
 
 	pos        uint64 // bytes ever written; published up to header.produced
 	cachedPeer uint64 // header.consumed as last loaded: pos-size <= cachedPeer <= pos
 	from       uint64 // pos as it was at first
+
+	mirror mirror
 }
 
 // NewProducer makes the writing end of an empty ring at a position, which is 0
 // if the ring is fresh. data is the ring's memory, whose length is a power of
 // two.
 func NewProducer(h *Header, data []byte, from uint64) Producer {
-	return Producer{Own: &h.producer, Peer: &h.consumer, header: h, memory: memory{data: data}, size: uint64(len(data)),
+	return Producer{Own: &h.producer, Peer: &h.consumer, header: h, data: data, size: uint64(len(data)),
 		pos: from, cachedPeer: from, from: from}
 }
 
@@ -168,13 +170,18 @@ func (p *Producer) Span(n int) []byte {
 	if end := i + uint64(n); end <= p.size {
 		return p.data[i:end]
 	}
-	return p.wrapped(i, n)
+	return p.mirror.span(p.data, i, n)
 }
+
+// Mirror makes spans contiguous that wrap. m is the end of the ring and, behind
+// that, its front: equally many bytes of both, the same memory as the ring's. A
+// span that is longer than one of the two may still wrap.
+func (p *Producer) Mirror(m []byte) { p.mirror = m }
 
 // Pieces is Span in two pieces, of which the second is empty unless the span
 // wraps. It needs no mirror.
 func (p *Producer) Pieces(n int) (first, second []byte) {
-	return p.pieces(p.pos&(p.size-1), n)
+	return pieces(p.data, p.pos&(p.size-1), n)
 }
 
 // Put copies as much of b as Free says there is room for, and returns how much.
@@ -213,18 +220,20 @@ type Consumer struct {
 	Own, Peer *End // the words of this end, and of the producer
 
 	header *Header
-	memory
-	size uint64
+	data   []byte
+	size   uint64
 
 	pos        uint64 // bytes ever read
 	cachedPeer uint64 // header.produced as last loaded: pos <= cachedPeer <= pos+size
 	published  uint64 // header.consumed as last stored: published <= pos
 	from       uint64 // pos as it was at first
+
+	mirror mirror
 }
 
 // NewConsumer makes the reading end of an empty ring; see [NewProducer].
 func NewConsumer(h *Header, data []byte, from uint64) Consumer {
-	return Consumer{Own: &h.consumer, Peer: &h.producer, header: h, memory: memory{data: data}, size: uint64(len(data)),
+	return Consumer{Own: &h.consumer, Peer: &h.producer, header: h, data: data, size: uint64(len(data)),
 		pos: from, cachedPeer: from, published: from, from: from}
 }
 
@@ -262,13 +271,16 @@ func (c *Consumer) Span(n int) []byte {
 	if end := i + uint64(n); end <= c.size {
 		return c.data[i:end]
 	}
-	return c.wrapped(i, n)
+	return c.mirror.span(c.data, i, n)
 }
+
+// Mirror is [Producer.Mirror].
+func (c *Consumer) Mirror(m []byte) { c.mirror = m }
 
 // Pieces is Span in two pieces, of which the second is empty unless the span
 // wraps. It needs no mirror.
 func (c *Consumer) Pieces(n int) (first, second []byte) {
-	return c.pieces(c.pos&(c.size-1), n)
+	return pieces(c.data, c.pos&(c.size-1), n)
 }
 
 // Take copies as much into b as Ready says there is, and returns how much.
