@@ -211,13 +211,20 @@ var mixReads = []struct {
 
 const copyReads = 3
 
-// both moves n bytes each way over m's connection, at once.
+// both moves n bytes each way over m's connection, at once. An error ends the
+// connection, for the other end not to wait.
 func (m *mixer) both(n int) error {
 	out := *m
 	out.rnd, out.did = rand.New(rand.NewPCG(m.rnd.Uint64(), 0)), map[string]int{}
 	wrote := make(chan error, 1)
-	go func() { wrote <- out.write(n) }()
-	err := m.read(n)
+	end := func(err error) error {
+		if err != nil {
+			m.c.Close()
+		}
+		return err
+	}
+	go func() { wrote <- end(out.write(n)) }()
+	err := end(m.read(n))
 	err = errors.Join(err, <-wrote)
 	m.sent = out.sent
 	for name, n := range out.did {
@@ -264,6 +271,8 @@ func mixing(s shmtest.Shape, in *bufio.Scanner) {
 	}
 }
 
+func init() { roles["mixing"], roles["wrapping"] = mixing, wrapping }
+
 func newMixer(c net.Conn, seed uint64) *mixer {
 	return &mixer{c: c.(*shmconn.Conn), rnd: rand.New(rand.NewPCG(seed, 0)), did: map[string]int{}}
 }
@@ -300,7 +309,7 @@ func TestMirrors(t *testing.T) {
 				return newMixer(shmtest.MustAccept(t, l), rnd.Uint64())
 			}
 			mix := func(m *mixer) {
-				const n = 200 << 10
+				n := 60 * s.Ring // so many wraps that some are of spans
 				h.Send("mix %d", n)
 				if err := m.both(n); err != nil {
 					t.Error(err)
