@@ -378,7 +378,7 @@ func TestStarved(t *testing.T) {
 	shmtest.Eventually(func() bool {
 		var m, d int
 		fmt.Sscan(h.Call("holds"), &m, &d)
-		return m == 3*spares
+		return m == spares
 	})
 	h.Do("limit 2")
 	h.Stop()
