@@ -38,7 +38,10 @@ import (
 )
 
 // A helper process is this binary, which plays one of the roles.
-func TestMain(m *testing.M) { shmtest.Main(m, shmtest.Roles{"waiter": waiter}) }
+func TestMain(m *testing.M) { shmtest.Main(m, roles) }
+
+// roles are what a second process of these tests can be.
+var roles = shmtest.Roles{"waiter": waiter}
 
 // TestNettest runs x/net's conformance test on shapes of connection, with both
 // ends in this process and with the bytes going through another. The rows with

@@ -325,13 +325,13 @@ func checkFiles(m *machine) []finding {
 
 func checkMappings(m *machine) []finding {
 	n, err := strconv.Atoi(m.read("/proc/sys/vm/max_map_count"))
-	f := finding{Check: "mappings", Level: ok, Found: fmt.Sprintf("at most %d a process: %d connections", n, n/3)}
+	f := finding{Check: "mappings", Level: ok, Found: fmt.Sprintf("at most %d a process: %d connections with spans that wrap both ways, four times as many without", n, n/4)}
 	switch {
 	case err != nil:
 		f.Found = "/proc does not say how many"
-	case n < 3*1000:
+	case n < 4*1000:
 		f.Level = note
-		f.Consequence = "Each end takes three mappings. Beyond the limit, dials fail (ENOMEM)."
+		f.Consequence = "Each end takes one to four mappings. Beyond the limit, dials, Peek and Reserve fail (ENOMEM)."
 		f.Remedy = "sysctl vm.max_map_count=65530"
 	}
 	return []finding{f}

@@ -126,7 +126,7 @@ func TestDoctor(t *testing.T) {
 		"huge pages":         {text("sys/kernel/mm/transparent_hugepage/shmem_enabled", "[always] within_size advise never deny force\n"), "huge pages", note, "for Anonymous memory"},
 		"huge /dev/shm":      {mounted("25 24 0:23 / /dev/shm rw - tmpfs tmpfs rw,huge=always\n"), "huge pages", note, "remount,huge=never /dev/shm"},
 		"few files":          {text("proc/self/limits", "Max open files            1024                 1024                 files\n"), "open files", note, "at most 341 connections"},
-		"few mappings":       {text("proc/sys/vm/max_map_count", "1000\n"), "mappings", note, "333 connections"},
+		"few mappings":       {text("proc/sys/vm/max_map_count", "1000\n"), "mappings", note, "250 connections"},
 		"membarrier": {func(m *machine, f fstest.MapFS) {
 			m.membarrier = func() error { return errors.New("operation not permitted") }
 			text("proc/self/status", "Cpus_allowed_list:\t0-3\nSeccomp:\t2\n")(m, f)

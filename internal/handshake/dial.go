@@ -91,10 +91,11 @@ func changed(path, how string) error {
 // everything before it connects, so it wakes the listener once, and the
 // listener finds the message.
 func (d *DialOptions) connect(ctx context.Context, dir *segment.Dir, base string) (_ *stream.Stream, err error) {
-	info, err := segment.Lookup(dir, base)
+	info, err := segment.Find(dir, base)
 	if err != nil {
 		return nil, err
 	}
+	defer info.Close()
 	if !d.allows(info.UID) {
 		return nil, fmt.Errorf("%s: the listener's files belong to user %d: %w", info.Path, info.UID, fs.ErrPermission)
 	}
@@ -129,7 +130,7 @@ func (d *DialOptions) connect(ctx context.Context, dir *segment.Dir, base string
 	if !d.allows(peer.UID) {
 		return nil, fmt.Errorf("%s: the listener runs as user %d: %w", at.Path(), peer.UID, fs.ErrPermission)
 	}
-	now, err := segment.Lookup(dir, base)
+	now, err := info.Again()
 	switch {
 	case errors.Is(err, segment.ErrNoListener), err == nil && !now.SameConns(info.Geometry):
 		return nil, changed(info.Path, "the listener was replaced")
@@ -139,9 +140,11 @@ func (d *DialOptions) connect(ctx context.Context, dir *segment.Dir, base string
 	if err := sendMessage(ctx, sock, at.Path(), o.message(), o.rights()); err != nil {
 		return nil, err
 	}
-	to, err := destinationOf(dir.Path(), base)
-	if err != nil {
-		return nil, err
+	var to destination
+	if g.Reuse {
+		if to, err = destinationOf(dir.Path(), base); err != nil {
+			return nil, err
+		}
 	}
 	return o.stream(peer, d.BusyPoll, func(s *stream.Stream) {
 		d.keepable(s, g, spare{id: o.id, to: to, ownerUID: info.UID, socket: at.Name})

@@ -63,7 +63,7 @@ func (o *dialEnd) stream(peer stream.Cred, busyPoll time.Duration, prepare func(
 	o.seg.HandedOver()
 	s := stream.New(peer, o.seg, o.size, o.bell, doorbell.NewRinger(o.ringer), busyPoll)
 	prepare(s)
-	if err := s.Connect(mem(o.seg.RingB()), mem(o.seg.RingA())); err != nil {
+	if err := s.Connect(segment.RingB); err != nil {
 		return nil, err
 	}
 	o.seg = nil
@@ -82,5 +82,3 @@ func (o *dialEnd) close() {
 		o.bell.Close()
 	}
 }
-
-func mem(header, data []byte) stream.RingMem { return stream.RingMem{Header: header, Data: data} }

@@ -351,7 +351,7 @@ func (h message) attach(l *Listener, peer stream.Cred) (_ *stream.Stream, err er
 	undo = append(undo, bell.Close)
 	s := stream.New(peer, seg, l.files.Geo.RingSize, bell, doorbell.NewRinger(ringer), l.busyPoll)
 	l.keepable(s, seg, h.id)
-	if err := s.Connect(mem(seg.RingA()), mem(seg.RingB())); err != nil {
+	if err := s.Connect(segment.RingA); err != nil {
 		return nil, err
 	}
 	if seg.Linked() {

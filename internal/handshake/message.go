@@ -87,8 +87,8 @@ func receiveBare(sock int) (m bareMessage, there bool) {
 // receive returns the message that a dialer has sent over sock, or EAGAIN if it
 // has not yet. If the process is out of descriptors it can be called again.
 func receive(sock int) (h message, err error) {
-	for range 100 {
-		if h, err = receiveOnce(sock); err != errAgain {
+	for try := range 100 {
+		if h, err = receiveOnce(sock, try > 0); err != errAgain {
 			return h, err
 		}
 	}
@@ -98,11 +98,13 @@ func receive(sock int) (h message, err error) {
 // errAgain means that receiving again may give another result.
 var errAgain = errors.New("look again")
 
-func receiveOnce(sock int) (message, error) {
+// receiveOnce is receive without the repetition. Only if doubt is true can it
+// know the end: nearly always there is a message, and no need to.
+func receiveOnce(sock int, doubt bool) (message, error) {
 	// Check this before the message: if the dialer has closed its socket by
 	// now, an empty message is the end. Otherwise it may have sent and closed
 	// in between.
-	ended := hungUp(sock)
+	ended := doubt && hungUp(sock)
 
 	// Peek at the message without taking it: if there is no descriptor left for
 	// one of those in it, it stays whole. Closing the socket discards it.

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"shmconn/internal/segment"
 )
 
 // scarce reports whether err means that this process, its user or the machine
@@ -25,20 +27,10 @@ func scarce(err error) bool {
 	return ok && call.Syscall == "mmap" && call.Err == syscall.EAGAIN
 }
 
-// A shortage is an error whose Temporary is true: another call may succeed.
-// syscall.Errno's Temporary is true of only a few.
-type shortage struct{ error }
-
-func (s shortage) Unwrap() error { return s.error }
-
-func (shortage) Temporary() bool { return true }
-
-func (shortage) Timeout() bool { return false }
-
 // temporary returns err, as a shortage if it is one.
 func temporary(err error) error {
 	if scarce(err) {
-		return shortage{err}
+		return segment.Shortage{Err: err}
 	}
 	return err
 }

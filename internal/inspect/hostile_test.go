@@ -181,9 +181,11 @@ func TestJudgeRandom(t *testing.T) {
 		}
 		for range r.IntN(4) {
 			start := r.Uint64() >> r.IntN(64)
+			m := mapping{start: start, end: start + 1 + uint64(segment.PageSize)*r.Uint64N(9)}
+			m.ring, m.shaped = m.alone()
 			f.ends = append(f.ends, end{
 				process: &process{Process: Process{PID: r.IntN(3)}},
-				mapping: mapping{start: start, end: start + 1 + uint64(segment.PageSize)*r.Uint64N(9)},
+				mapping: m,
 				role:    role(r.IntN(3)),
 			})
 		}
@@ -265,7 +267,9 @@ func TestParseMapping(t *testing.T) {
 	}
 }
 
-// TestShaped finds segments without a name by how they are mapped.
+// TestShaped finds segments without a name by how they are mapped: as an end of
+// this implementation does, without and with a mirror of ring B, and as others
+// do.
 func TestShaped(t *testing.T) {
 	line := func(start, end, offset int, rest string) string {
 		return fmt.Sprintf("%x-%x rw-s %08x %s (deleted)\n", start, end, offset, rest)
@@ -273,26 +277,46 @@ func TestShaped(t *testing.T) {
 	const file, other = "00:1a 5 /dev/shm/#5", "00:1a 6 /dev/shm/#6"
 	p, r := segment.PageSize, 4*segment.PageSize
 	const at = 1 << 30
+	whole := line(at, at+p+2*r+r/2, 0, file)
+	small := line(at, at+p+2*p+p, 0, file)
+	once, mirror := line(at, at+p+2*r, 0, file), line(at+p+2*r, at+p+2*r+r/2, p+r, file)
+	elsewhere := line(2*at, 2*at+r/2, p+r/2, file) + line(2*at+r/2, 2*at+r, p, file) // A's mirror
 	a, b, c := line(at, at+p+r, 0, file), line(at+p+r, at+p+3*r, p, file), line(at+p+3*r, at+p+4*r, p+r, file)
 	for _, tt := range []struct {
-		maps  string
-		found int
-		want  bool
+		maps        string
+		found, ring int
+		want        bool
 	}{
-		{a + b + c, 1, true},
-		{"55-56 r--p 00000000 00:1a 7 /bin/sh\n" + a + b + c + "66-67 rw-p 00000000 00:00 0\n", 1, true},
-		{a + b, 1, false},
-		{a + c + b, 1, false},
-		{b + c + a, 1, false},
-		{a + line(at+p+r, at+p+3*r, p, other) + c, 1, false},
-		{a + b + line(at+p+3*r, at+p+4*r, r, file), 1, false},
-		{a + line(at+p+r, at+p+2*r, p, file) + line(at+p+2*r, at+p+3*r, p+r, file), 1, false},
-		{line(at, at+p+2*r, 0, file), 1, false}, // an end may, and then it is the header that tells
-		{line(at, at+p+r+p, 0, file) + b + c, 1, false},
-		{a + b + c + a + b, 2, true},
+		{whole, 1, r, true},
+		{small, 1, p, true},
+		{whole + elsewhere, 1, r, true},
+		{once + mirror, 1, r, true},
+		{once + mirror + elsewhere, 1, r, true},
+		{elsewhere + once + mirror, 1, r, true},
+		{line(at, at+3*p, 0, file) + line(at+3*p, at+4*p, 2*p, file), 1, p, true},
+		{once, 1, r, false}, // an end may, and then it is the header that tells
+		{once + elsewhere, 1, r, false},
+		{mirror + once, 1, r, false},
+		{once + line(at+p+2*r, at+p+2*r+r/2, p+r, other), 1, r, false},
+		{once + line(at+p+2*r, at+p+2*r+r/2, p, file), 1, r, false},
+		{once + line(at+p+2*r, at+p+3*r, p+r, file), 1, r, false},
+		{once + line(at+2*p+2*r, at+2*p+2*r+r/2, p+r, file), 1, r, false},
+		{line(at, at+p+2*r+p, 0, file), 1, 0, false},
+		{line(at, at+p, 0, file), 1, 0, false},
+
+		{a + b + c, 1, r, true},
+		{"55-56 r--p 00000000 00:1a 7 /bin/sh\n" + a + b + c + "66-67 rw-p 00000000 00:00 0\n", 1, r, true},
+		{a + b, 1, r / 2, false},
+		{a + c + b, 1, r / 2, false},
+		{b + c + a, 1, r / 2, false},
+		{a + line(at+p+r, at+p+3*r, p, other) + c, 1, r / 2, false},
+		{a + b + line(at+p+3*r, at+p+4*r, r, file), 1, r / 2, false},
+		{a + line(at+p+r, at+p+2*r, p, file) + line(at+p+2*r, at+p+3*r, p+r, file), 1, r / 2, false},
+		{line(at, at+p+r-1, 0, file) + b + c, 1, 0, false},
+		{a + b + c + a + b, 2, r, true},
 	} {
 		list := parseMaps(strings.NewReader(tt.maps))
-		if len(list) != tt.found || list[0].shaped != tt.want || len(list) > 1 && list[1].shaped {
+		if len(list) != tt.found || list[0].shaped != tt.want || list[0].ring != tt.ring || len(list) > 1 && list[1].shaped {
 			t.Errorf("%q: %+v", tt.maps, list)
 		}
 	}

@@ -120,7 +120,7 @@ func (f *facts) judge() Conn {
 		c.UID = c.Dialer.UID
 	}
 	if len(f.ends) > 0 {
-		c.RingSize = f.ends[0].ring()
+		c.RingSize = f.ends[0].ring
 	}
 	r, err := f.decode(&c)
 	switch {

@@ -48,6 +48,7 @@ type openFile struct {
 // A mapping is one of the start of a segment: there is one for each end.
 type mapping struct {
 	start, end uint64
+	ring       int  // bytes of a ring, by how it is mapped; 0 if that makes no sense
 	shaped     bool // with those behind it it is as an end maps a segment
 	segmentFile
 }
@@ -270,9 +271,14 @@ func parseMaps(maps io.Reader) (list []mapping) {
 		line, err := r.ReadSlice('\n')
 		if p, ok := parsePart(line); ok {
 			if p.offset == 0 {
+				p.ring, p.shaped = p.alone()
 				list = append(list, p.mapping)
-			} else if n := len(list) - 1; n >= 0 && shaped(beforeLast, last, p) {
-				list[n].shaped = true
+			} else if n := len(list) - 1; n >= 0 {
+				if ring := mirrored(last, p); ring != 0 {
+					list[n].ring, list[n].shaped = ring, true
+				} else if ring := twice(beforeLast, last, p); ring != 0 {
+					list[n].ring, list[n].shaped = ring, true
+				}
 			}
 			beforeLast, last = last, p
 		}
@@ -288,23 +294,57 @@ type part struct {
 	offset uint64
 }
 
-// shaped reports whether a, b and c map a segment as an end does: header and
-// ring A, both rings, ring B.
-func shaped(a, b, c part) bool {
-	ring := uint64(a.ring())
-	return ring != 0 && a.key == b.key && b.key == c.key && a.end == b.start && b.end == c.start &&
-		a.offset == 0 && b.offset == uint64(segment.PageSize) && b.end-b.start == 2*ring &&
-		c.offset == b.offset+ring && c.end-c.start == ring
+// An end maps a segment as a whole, and leaves room behind it for half a ring,
+// a page at least. Later the front of ring B can be there, once more. Ends of
+// other implementations map each ring twice in a row.
+
+// alone returns the ring size by the first mapping of a segment, and whether
+// that is as an end maps it.
+func (m mapping) alone() (ring int, shaped bool) {
+	n := m.bytes() - uint64(segment.PageSize)
+	for _, ring := range [...]uint64{n / 3, n / 5 * 2} {
+		if n == 2*ring+half(ring) && validRing(ring) != 0 {
+			return int(ring), true
+		}
+	}
+	return validRing(n / 2), false
 }
 
-// ring returns the ring size that m tells, if it is of the header page and ring
-// A. 0 if that makes no sense.
-func (m mapping) ring() int {
-	size := m.end - m.start - uint64(segment.PageSize)
-	if m.end-m.start <= uint64(segment.PageSize) || size > segment.MaxRing || segment.CheckRingSize(int(size)) != nil {
+// half is the length of a mirror of ring B.
+func half(ring uint64) uint64 { return max(ring/2, uint64(segment.PageSize)) }
+
+// mirrored returns the ring size if a and b map a segment and, behind it, the
+// front of ring B; otherwise 0.
+func mirrored(a, b part) int {
+	ring := (a.bytes() - uint64(segment.PageSize)) / 2
+	if !adjacent(a, b) || a.offset != 0 || a.bytes() != uint64(segment.PageSize)+2*ring ||
+		b.offset != uint64(segment.PageSize)+ring || b.bytes() != half(ring) {
 		return 0
 	}
-	return int(size)
+	return validRing(ring)
+}
+
+// twice returns the ring size if a, b and c map header and ring A, both rings,
+// and ring B; otherwise 0.
+func twice(a, b, c part) int {
+	ring := a.bytes() - uint64(segment.PageSize)
+	if !adjacent(a, b) || !adjacent(b, c) || a.offset != 0 || b.offset != uint64(segment.PageSize) ||
+		b.bytes() != 2*ring || c.offset != b.offset+ring || c.bytes() != ring {
+		return 0
+	}
+	return validRing(ring)
+}
+
+func adjacent(a, b part) bool { return a.key == b.key && a.end == b.start }
+
+func (m mapping) bytes() uint64 { return m.end - m.start }
+
+// validRing returns n, or 0 if it is no ring size.
+func validRing(n uint64) int {
+	if n > segment.MaxRing || segment.CheckRingSize(int(n)) != nil {
+		return 0
+	}
+	return int(n)
 }
 
 // parsePart reads a line of /proc/PID/maps: "start-end access offset device

@@ -193,7 +193,7 @@ func gather(procs map[int]*process, files []name) (list []*facts) {
 // between its fork and its exec, and no end of its own.
 func (p *process) forked(procs map[int]*process, m mapping) bool {
 	parent, ok := procs[p.parent]
-	return ok && slices.Contains(parent.maps, m) &&
+	return ok && slices.ContainsFunc(parent.maps, func(o mapping) bool { return o.key == m.key && o.start == m.start }) &&
 		!slices.ContainsFunc(p.pipes, func(e pipeEnd) bool { return !slices.Contains(parent.pipes, e) })
 }
 

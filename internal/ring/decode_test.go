@@ -21,7 +21,7 @@ func TestDecode(t *testing.T) {
 	mem := aligned(HeaderSize)
 	h := At(mem)
 	const size = 64
-	p, c := NewProducer(h, make([]byte, size), size, 0), NewConsumer(h, make([]byte, size), size, 0)
+	p, c := NewProducer(h, make([]byte, size), 0), NewConsumer(h, make([]byte, size), 0)
 	p.Put(make([]byte, 50))
 	p.Publish()
 	c.Refresh()
@@ -92,7 +92,7 @@ func TestCheckRunning(t *testing.T) {
 	data := make([]byte, size)
 	done := make(chan struct{}, 2)
 	go func() {
-		p := NewProducer(h, data, size, 0)
+		p := NewProducer(h, data, 0)
 		for p.Written() < total {
 			p.Refresh()
 			if p.Put(make([]byte, 7)); p.Free() == size {
@@ -103,7 +103,7 @@ func TestCheckRunning(t *testing.T) {
 		done <- struct{}{}
 	}()
 	go func() {
-		c := NewConsumer(h, data, size, 0)
+		c := NewConsumer(h, data, 0)
 		for b := make([]byte, 11); c.Consumed() < total; {
 			if n, _ := c.Refresh(); n == 0 {
 				runtime.Gosched()

@@ -16,7 +16,7 @@ func TestNext(t *testing.T) {
 	}
 	defer syscall.Munmap(b)
 	h, data := At(b), b[page:]
-	p, c := NewProducer(h, data, page, 0), NewConsumer(h, data, page, 0)
+	p, c := NewProducer(h, data, 0), NewConsumer(h, data, 0)
 	p.Put([]byte("first"))
 	p.Publish()
 	c.Refresh()

@@ -118,20 +118,21 @@ type Producer struct {
 	Own, Peer *End // the words of this end, and of the consumer
 
 	header *Header
-	data   []byte // the ring, once or twice in a row
+	data   []byte
 	size   uint64
 
 	pos        uint64 // bytes ever written; published up to header.produced
 	cachedPeer uint64 // header.consumed as last loaded: pos-size <= cachedPeer <= pos
 	from       uint64 // pos as it was at first
+
+	mirror mirror
 }
 
 // NewProducer makes the writing end of an empty ring at a position, which is 0
-// if the ring is fresh. data is the ring's memory, whose length is size, a
-// power of two, or twice that where the memory is mapped twice in a row; only
-// then are all spans contiguous.
-func NewProducer(h *Header, data []byte, size int, from uint64) Producer {
-	return Producer{Own: &h.producer, Peer: &h.consumer, header: h, data: data, size: uint64(size),
+// if the ring is fresh. data is the ring's memory, whose length is a power of
+// two.
+func NewProducer(h *Header, data []byte, from uint64) Producer {
+	return Producer{Own: &h.producer, Peer: &h.consumer, header: h, data: data, size: uint64(len(data)),
 		pos: from, cachedPeer: from, from: from}
 }
 
@@ -163,10 +164,24 @@ func (p *Producer) Refresh() (int, error) {
 func (p *Producer) Moved() bool { return p.header.consumed.Load() != p.cachedPeer }
 
 // Span returns the free bytes that follow those put in so far: n of them, or
-// fewer where the memory ends. There must be room for n.
+// fewer where they wrap and the ring has no mirror. There must be room for n.
 func (p *Producer) Span(n int) []byte {
 	i := p.pos & (p.size - 1)
-	return p.data[i:min(i+uint64(n), uint64(len(p.data)))]
+	if end := i + uint64(n); end <= p.size {
+		return p.data[i:end]
+	}
+	return p.mirror.span(p.data, i, n)
+}
+
+// Mirror makes spans contiguous that wrap. m is the end of the ring and, behind
+// that, its front: equally many bytes of both, the same memory as the ring's. A
+// span that is longer than one of the two may still wrap.
+func (p *Producer) Mirror(m []byte) { p.mirror = m }
+
+// Pieces is Span in two pieces, of which the second is empty unless the span
+// wraps. It needs no mirror.
+func (p *Producer) Pieces(n int) (first, second []byte) {
+	return pieces(p.data, p.pos&(p.size-1), n)
 }
 
 // Put copies as much of b as Free says there is room for, and returns how much.
@@ -185,7 +200,7 @@ func (p *Producer) PutAll(b []byte) {
 	p.pos += uint64(len(b))
 }
 
-// Skip counts n bytes as put in that the caller has stored into Span.
+// Skip counts n bytes as put in that the caller has stored into Span or Pieces.
 func (p *Producer) Skip(n int) { p.pos += uint64(n) }
 
 // Unput takes back the last n bytes that were put in, and not published.
@@ -220,11 +235,13 @@ type Consumer struct {
 	cachedPeer uint64 // header.produced as last loaded: pos <= cachedPeer <= pos+size
 	published  uint64 // header.consumed as last stored: published <= pos
 	from       uint64 // pos as it was at first
+
+	mirror mirror
 }
 
 // NewConsumer makes the reading end of an empty ring; see [NewProducer].
-func NewConsumer(h *Header, data []byte, size int, from uint64) Consumer {
-	return Consumer{Own: &h.consumer, Peer: &h.producer, header: h, data: data, size: uint64(size),
+func NewConsumer(h *Header, data []byte, from uint64) Consumer {
+	return Consumer{Own: &h.consumer, Peer: &h.producer, header: h, data: data, size: uint64(len(data)),
 		pos: from, cachedPeer: from, published: from, from: from}
 }
 
@@ -255,11 +272,23 @@ func (c *Consumer) Refresh() (int, error) {
 // was loaded last.
 func (c *Consumer) Moved() bool { return c.header.produced.Load() != c.cachedPeer }
 
-// Span returns the first n bytes to read, or fewer where the memory ends. There
-// must be n.
+// Span returns the first n bytes to read, or fewer where they wrap and the ring
+// has no mirror. There must be n.
 func (c *Consumer) Span(n int) []byte {
 	i := c.pos & (c.size - 1)
-	return c.data[i:min(i+uint64(n), uint64(len(c.data)))]
+	if end := i + uint64(n); end <= c.size {
+		return c.data[i:end]
+	}
+	return c.mirror.span(c.data, i, n)
+}
+
+// Mirror is [Producer.Mirror].
+func (c *Consumer) Mirror(m []byte) { c.mirror = m }
+
+// Pieces is Span in two pieces, of which the second is empty unless the span
+// wraps. It needs no mirror.
+func (c *Consumer) Pieces(n int) (first, second []byte) {
+	return pieces(c.data, c.pos&(c.size-1), n)
 }
 
 // Take copies as much into b as Ready says there is, and returns how much.

@@ -16,8 +16,7 @@ import (
 )
 
 // These tests have the ring on the heap, where the race detector sees it. There
-// the memory is not mapped twice in a row, so that spans are clipped at its
-// end.
+// it has no mirror, so that spans are clipped at its end.
 
 // layouts are the ways to have a ring on the heap.
 var layouts = []struct {
@@ -37,7 +36,7 @@ var starts = []uint64{0, 1<<32 - 3, 1<<63 - 3, 1<<64 - 3}
 
 // newEnds returns both ends of a ring that begins at the position start.
 func newEnds(h *Header, data []byte, start uint64) (*Producer, *Consumer) {
-	p, c := NewProducer(h, data, len(data), 0), NewConsumer(h, data, len(data), 0)
+	p, c := NewProducer(h, data, 0), NewConsumer(h, data, 0)
 	h.produced.Store(start)
 	h.consumed.Store(start)
 	p.pos, p.cachedPeer = start, start
@@ -218,9 +217,15 @@ func TestStress(t *testing.T) {
 					for off := 0; off < total; {
 						b := pattern(off, min(1+r.IntN(size), total-off))
 						n := p.Put(b)
-						if r.IntN(4) == 0 && n < len(b) { // the rest by Span and Skip
-							if m := min(p.Free(), len(b)-n); m > 0 {
+						if m := min(p.Free(), len(b)-n); m > 0 { // the rest by another way
+							switch r.IntN(4) {
+							case 0:
 								m = copy(p.Span(m), b[n:])
+								p.Skip(m)
+								n += m
+							case 1:
+								first, second := p.Pieces(m)
+								copy(second, b[n+copy(first, b[n:]):])
 								p.Skip(m)
 								n += m
 							}
@@ -260,10 +265,15 @@ func TestStress(t *testing.T) {
 							continue
 						}
 						b := buf[:1+r.IntN(size)]
-						if r.IntN(4) == 0 {
+						switch r.IntN(4) {
+						case 0:
 							b = c.Span(min(n, len(b)))
 							c.Skip(len(b))
-						} else {
+						case 1:
+							first, second := c.Pieces(min(n, len(b)))
+							b = b[:copy(b, first)+copy(b[len(first):], second)]
+							c.Skip(len(b))
+						default:
 							b = b[:c.Take(b)]
 						}
 						if !bytes.Equal(b, pattern(off, len(b))) {
@@ -438,20 +448,26 @@ func TestLazyPublish(t *testing.T) {
 	}
 }
 
-// TestSpan looks at where spans begin and end: at the end of the memory, or at
-// the length asked for where that is mapped twice in a row.
+// TestSpan looks at where spans begin and end: at the length asked for, or, if
+// they wrap and the mirror is too short, at the end of the ring. Pieces have
+// all of them.
 func TestSpan(t *testing.T) {
 	const size = 64
-	for _, times := range []int{1, 2} {
-		for _, at := range []int{0, 1, size / 2, size - 1} {
-			for _, n := range []int{0, 1, size - at - 1, size - at, size - at + 1, size} {
+	for _, half := range []int{0, size / 2, size} { // of the mirror
+		for _, at := range []int{0, 1, size / 2, size/2 + 1, size - 1} {
+			for _, n := range []int{0, 1, size / 2, size - at - 1, size - at, size - at + 1, size} {
 				if n < 0 || n > size {
 					continue
 				}
-				t.Run(fmt.Sprintf("len=%d,cap=%d,at=%d,times=%d", n, size, at, times), func(t *testing.T) {
-					h, data := new(Header), make([]byte, times*size)
-					prod, cons := NewProducer(h, data, size, 0), NewConsumer(h, data, size, 0)
+				t.Run(fmt.Sprintf("len=%d,cap=%d,at=%d,half=%d", n, size, at, half), func(t *testing.T) {
+					h, data := new(Header), make([]byte, size)
+					mirror := make([]byte, 2*half) // of other memory, to tell them apart
+					prod, cons := NewProducer(h, data, 0), NewConsumer(h, data, 0)
 					p, c := &prod, &cons
+					if half > 0 {
+						p.Mirror(mirror)
+						c.Mirror(mirror)
+					}
 					for range at + 3*size { // where it is in the stream does not matter
 						p.Skip(1)
 						p.Publish()
@@ -460,27 +476,38 @@ func TestSpan(t *testing.T) {
 						c.Publish()
 						mustRefresh(t, p, size)
 					}
-					want := n
-					if times == 1 {
-						want = min(n, size-at)
+					inMirror := at + half - size
+					wraps := at+n > size
+					mirrored := wraps && inMirror >= 0 && inMirror+n <= 2*half
+					check := func(who string, s, first, second []byte) {
+						t.Helper()
+						want, begin := n, data[at:]
+						switch {
+						case mirrored:
+							begin = mirror[inMirror:]
+						case wraps:
+							want = size - at
+						}
+						if len(s) != want {
+							t.Errorf("the %s's Span has %d bytes, want %d", who, len(s), want)
+						}
+						if want > 0 && &s[0] != &begin[0] {
+							t.Errorf("the %s's Span begins elsewhere", who)
+						}
+						if want := min(n, size-at); len(first) != want || len(second) != n-want {
+							t.Errorf("the %s's Pieces have %d and %d bytes, want %d and %d", who, len(first), len(second), want, n-want)
+						}
+						if len(first) > 0 && &first[0] != &data[at] || len(second) > 0 && &second[0] != &data[0] {
+							t.Errorf("the %s's Pieces begin elsewhere", who)
+						}
 					}
-					s := p.Span(n)
-					if len(s) != want {
-						t.Errorf("the producer's Span has %d bytes, want %d", len(s), want)
-					}
-					if want > 0 && &s[0] != &data[at] {
-						t.Error("the producer's Span begins elsewhere")
-					}
+					first, second := p.Pieces(n)
+					check("producer", p.Span(n), first, second)
 					p.Skip(n)
 					p.Publish()
 					mustRefresh(t, c, n)
-					s = c.Span(n)
-					if len(s) != want {
-						t.Errorf("the consumer's Span has %d bytes, want %d", len(s), want)
-					}
-					if want > 0 && &s[0] != &data[at] {
-						t.Error("the consumer's Span begins elsewhere")
-					}
+					first, second = c.Pieces(n)
+					check("consumer", c.Span(n), first, second)
 					if p.Free() != size-n {
 						t.Errorf("Free() = %d, want %d", p.Free(), size-n)
 					}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,12 +26,15 @@ func CheckRingSize(n int) error {
 
 // A Segment is the memory of one connection, mapped.
 //
-// The file holds a header page, ring A and ring B. They are mapped as header,
-// A, A, B, B, so that any span of a ring up to its size is contiguous; that
-// takes three mappings: header and A, A and B, B.
+// The file holds a header page, ring A and ring B, which are mapped once, in
+// this order. Mirror maps what makes a span of a ring contiguous that wraps,
+// once there is one. For B that is its front, once more, behind its end, where
+// mem has left room: a mapping. For A it is its end and its front, elsewhere:
+// two.
 type Segment struct {
-	mem  []byte // the whole range of addresses
-	ring int    // bytes of a ring
+	mem     []byte               // header, A, B, and the room behind B
+	mirrorA atomic.Pointer[byte] // 2*half() bytes; nil until Mirror
+	ring    int                  // bytes of a ring
 
 	file   int  // the dialer's descriptor; -1 if none
 	sealed bool // it is of anonymous memory
@@ -290,16 +294,56 @@ func RemoveName(dir *Dir, base string, id ID, fd int) {
 
 func connName(base string, id ID) string { return Prefix + base + "@" + hex.EncodeToString(id[:]) }
 
-// RingA returns the header and, twice in a row, the bytes of the ring from
-// dialer to acceptor.
-func (s *Segment) RingA() (header, data []byte) {
-	return s.mem[ringAHeader:][:ringHeader], s.mem[PageSize:][: 2*s.ring : 2*s.ring]
+// A Ring is one of the two rings of a segment.
+type Ring int
+
+const (
+	RingA Ring = iota // from dialer to acceptor
+	RingB             // from acceptor to dialer
+)
+
+// Other returns the other ring.
+func (r Ring) Other() Ring { return RingB - r }
+
+// Ring returns the header and the bytes of a ring.
+func (s *Segment) Ring(r Ring) (header, data []byte) {
+	at := ringAHeader
+	if r == RingB {
+		at = ringBHeader
+	}
+	return s.mem[at:][:ringHeader], s.mem[PageSize+int(r)*s.ring:][:s.ring:s.ring]
 }
 
-// RingB is RingA for the ring from acceptor to dialer.
-func (s *Segment) RingB() (header, data []byte) {
-	return s.mem[ringBHeader:][:ringHeader], s.mem[PageSize+2*s.ring:][: 2*s.ring : 2*s.ring]
+// half is how many bytes of the end of a ring, and of its front, a mirror has:
+// no span is longer than half a ring, and no mapping shorter than a page.
+func (s *Segment) half() int { return max(s.ring/2, PageSize) }
+
+// Mirror returns the end of a ring and, behind it, its front: half of the ring
+// each, but a page at least. It maps what it needs for that, which stays mapped
+// until the segment is closed. Calls for the same ring may not run at the same
+// time. An error that is a [Shortage] may be over at the next call.
+func (s *Segment) Mirror(r Ring) ([]byte, error) {
+	m, err := s.mirror(r)
+	switch err {
+	case nil:
+		return m, nil
+	case unix.ENOMEM, unix.EAGAIN: // EAGAIN: memory that would have to be locked
+		return nil, Shortage{Explain(os.NewSyscallError("mremap", err))}
+	}
+	return nil, os.NewSyscallError("mremap", err)
 }
+
+// A Shortage is an error whose Temporary is true: another call may succeed.
+// syscall.Errno's Temporary is true of only a few.
+type Shortage struct{ Err error }
+
+func (s Shortage) Error() string { return s.Err.Error() }
+
+func (s Shortage) Unwrap() error { return s.Err }
+
+func (Shortage) Temporary() bool { return true }
+
+func (Shortage) Timeout() bool { return false }
 
 // Close unmaps the segment.
 func (s *Segment) Close() {

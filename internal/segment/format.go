@@ -21,7 +21,8 @@ const (
 const flagAnonymous = 1 << 0 // connections are of anonymous memory
 
 // MaxRing is the largest ring size, in bytes: 1 GiB, or 64 MiB where addresses
-// have 32 bits. A connection takes four times that of the address space.
+// have 32 bits. A connection takes two and a half times that of the address
+// space, and three and a half times once a span of ring A has wrapped.
 const MaxRing = 1 << (26 + 4*(^uint(0)>>63))
 
 // A connHeader starts a connection segment, which is part of format 1

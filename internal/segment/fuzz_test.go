@@ -105,12 +105,17 @@ func FuzzAttach(f *testing.F) {
 		if err != nil {
 			return
 		}
-		ha, a := s.RingA()
-		hb, b := s.RingB()
-		if len(ha) != 512 || len(hb) != 512 || len(a) != 2*PageSize || len(b) != 2*PageSize {
+		ha, a := s.Ring(RingA)
+		hb, b := s.Ring(RingB)
+		if len(ha) != 512 || len(hb) != 512 || len(a) != PageSize || len(b) != PageSize {
 			t.Errorf("headers of %d and %d bytes, rings of %d and %d", len(ha), len(hb), len(a), len(b))
 		}
-		if !touch(ha, hb, a, b) {
+		ma, errA := s.Mirror(RingA)
+		mb, errB := s.Mirror(RingB)
+		if errA != nil || errB != nil || len(ma) != 2*PageSize || len(mb) != 2*PageSize {
+			t.Errorf("mirrors of %d and %d bytes, %v, %v", len(ma), len(mb), errA, errB)
+		}
+		if !touch(ha, hb, a, b, ma, mb) {
 			t.Error("not all of it is there")
 		}
 		s.Close()

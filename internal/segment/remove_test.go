@@ -275,8 +275,8 @@ func TestDecodeConn(t *testing.T) {
 	d := tempDir(t)
 	for _, g := range []Geometry{named, anonymous} {
 		s, id, _ := create(t, d, g)
-		a, _ := s.RingA()
-		b, _ := s.RingB()
+		a, _ := s.Ring(RingA)
+		b, _ := s.Ring(RingB)
 		a[0], b[128] = 1, 2
 		page := slices.Clone(s.mem[:HeaderUsed])
 		info, err := DecodeConn(page)

@@ -352,11 +352,18 @@ func TestGoldenListener(t *testing.T) {
 	}
 }
 
+// geometries are the kinds of segments that tests map.
+var geometries = []Geometry{named, anonymous, {RingSize: PageSize}, {RingSize: PageSize, Anonymous: true}, {RingSize: 1 << 20}}
+
+func (g Geometry) String() string {
+	return fmt.Sprintf("ring=%d,anonymous=%v", g.RingSize, g.Anonymous)
+}
+
 // TestCreateAttach makes a segment, attaches it, and looks from each mapping,
 // and from the file, at what the other one stores.
 func TestCreateAttach(t *testing.T) {
-	for _, g := range []Geometry{named, anonymous, {RingSize: PageSize}, {RingSize: 1 << 20}} {
-		t.Run(fmt.Sprintf("ring=%d,anonymous=%v", g.RingSize, g.Anonymous), func(t *testing.T) {
+	for _, g := range geometries {
+		t.Run(g.String(), func(t *testing.T) {
 			d := tempDir(t)
 			a, id, fd := create(t, d, g)
 			if files := list(t, d.path); len(files) > 0 {
@@ -373,20 +380,19 @@ func TestCreateAttach(t *testing.T) {
 			for _, tt := range []struct {
 				name      string
 				a, b      []byte // of ring A or B in each mapping
-				off, size int    // in the file; size 2*RingSize stands for a mirror
+				off, size int    // in the file
 			}{
-				{"header of A", header(a.RingA()), header(b.RingA()), 512, 512},
-				{"header of B", header(a.RingB()), header(b.RingB()), 1024, 512},
-				{"A", data(a.RingA()), data(b.RingA()), PageSize, 2 * g.RingSize},
-				{"B", data(a.RingB()), data(b.RingB()), PageSize + g.RingSize, 2 * g.RingSize},
+				{"header of A", header(a.Ring(RingA)), header(b.Ring(RingA)), 512, 512},
+				{"header of B", header(a.Ring(RingB)), header(b.Ring(RingB)), 1024, 512},
+				{"A", data(a.Ring(RingA)), data(b.Ring(RingA)), PageSize, g.RingSize},
+				{"B", data(a.Ring(RingB)), data(b.Ring(RingB)), PageSize + g.RingSize, g.RingSize},
 			} {
 				if len(tt.a) != tt.size || len(tt.b) != tt.size || cap(tt.a) != tt.size && tt.size > 512 {
 					t.Fatalf("%s has %d and %d bytes, want %d", tt.name, len(tt.a), len(tt.b), tt.size)
 				}
-				n := min(tt.size, g.RingSize) // the rest is a mirror
-				for i, at := range []int{0, 1, n / 2, n - 1} {
+				for i, at := range []int{0, 1, tt.size / 2, tt.size - 1} {
 					tt.a[at] = byte(0x10 + i)
-					tt.b[tt.size-n+at] ^= 0x80 // through the mirror, at the other end
+					tt.b[at] ^= 0x80 // at the other end
 					want := byte(0x90 + i)
 					var file [1]byte
 					if _, err := unix.Pread(fd, file[:], int64(tt.off+at)); err != nil {
@@ -394,7 +400,6 @@ func TestCreateAttach(t *testing.T) {
 					}
 					for where, got := range map[string]byte{
 						"in the file": file[0], "at one end": tt.a[at], "at the other end": tt.b[at],
-						"in the mirror": tt.a[tt.size-n+at],
 					} {
 						if got != want {
 							t.Errorf("byte %d of %s is %#x %s, want %#x", at, tt.name, got, where, want)
@@ -403,27 +408,10 @@ func TestCreateAttach(t *testing.T) {
 				}
 			}
 
-			// Over the end of each ring at once, which shows at its front.
-			for i, rings := range [][2][]byte{{data(a.RingA()), data(b.RingA())}, {data(b.RingB()), data(a.RingB())}} {
-				copy(rings[0][g.RingSize-3:], "abcdef")
-				if got := string(rings[1][:3]) + string(rings[1][g.RingSize-3:g.RingSize]); got != "defabc" {
-					t.Errorf("ring %d: %q", i, got)
-				}
-			}
-
 			for _, s := range []*Segment{a, b} {
 				first := reflect.ValueOf(s.mem).Pointer()
-				for _, tt := range []struct {
-					addr uintptr
-					want bool
-				}{
-					{0, false}, {first - 1, false}, {first, true}, {first + uintptr(PageSize+4*g.RingSize-1), true},
-					{first + uintptr(PageSize+4*g.RingSize), false}, {^uintptr(0), false},
-				} {
-					if s.Holds(tt.addr) != tt.want {
-						t.Errorf("Holds(first%+d) = %v", int64(tt.addr-first), !tt.want)
-					}
-				}
+				wantHolds(t, s, false, 0, first-1, first+uintptr(len(s.mem)), ^uintptr(0))
+				wantHolds(t, s, true, first, first+uintptr(PageSize+2*g.RingSize-1))
 			}
 			if b.Linked() {
 				t.Error("it is said to have a name")
@@ -432,9 +420,88 @@ func TestCreateAttach(t *testing.T) {
 			if b.Holds(0) || b.Holds(^uintptr(0)) {
 				t.Error("a closed segment holds addresses")
 			}
-			data(a.RingA())[0] = 1 // the other end goes on
+			data(a.Ring(RingA))[0] = 1 // the other end goes on
 		})
 	}
+}
+
+func wantHolds(t *testing.T, s *Segment, want bool, addrs ...uintptr) {
+	t.Helper()
+	for _, addr := range addrs {
+		if s.Holds(addr) != want {
+			t.Errorf("Holds(first%+d) = %v", int64(addr-reflect.ValueOf(s.mem).Pointer()), !want)
+		}
+	}
+}
+
+// TestMirror stores over the end of each ring at both ends, and counts what is
+// mapped: the whole once, and a mirror when it is asked for. There is no
+// descriptor any more when that happens.
+func TestMirror(t *testing.T) {
+	for _, g := range geometries {
+		t.Run(g.String(), func(t *testing.T) {
+			before := mapped(t)
+			d := tempDir(t)
+			a, id, fd := create(t, d, g)
+			b, err := Attach(fd, d.dev(t), g, id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			a.forget()
+			wantMapped := func(n int) {
+				t.Helper()
+				if got := mapped(t) - before; got != n {
+					t.Errorf("%d mappings, want %d", got, n)
+				}
+			}
+			wantMapped(2)
+			half := max(g.RingSize/2, PageSize)
+			for i, r := range []Ring{RingB, RingA} {
+				_, here := a.Ring(r)
+				_, there := b.Ring(r)
+				copy(here[g.RingSize-3:], "abc")
+				copy(here, "def")
+				m, err := a.Mirror(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				wantMapped([]int{3, 5}[i]) // one more for B, two for A
+				if len(m) != 2*half || cap(m) != len(m) || string(m[half-3:][:6]) != "abcdef" {
+					t.Fatalf("ring %d has a mirror of %d bytes, with %q in the middle", r, len(m), m[half-3:][:6])
+				}
+				copy(m[half-3:], "ghijkl") // over the end of the ring at once
+				if got := string(there[g.RingSize-3:]) + string(there[:3]); got != "ghijkl" {
+					t.Errorf("ring %d at the other end: %q", r, got)
+				}
+				m[0], m[len(m)-1] = 'x', 'y'
+				if there[g.RingSize-half] != 'x' && g.RingSize > half || there[half-1] != 'y' {
+					t.Errorf("ring %d: its mirror begins or ends elsewhere", r)
+				}
+				if again, err := a.Mirror(r); err != nil || &again[0] != &m[0] {
+					t.Errorf("the second Mirror(%d): another one, %v", r, err)
+				}
+				first := reflect.ValueOf(m).Pointer()
+				wantHolds(t, a, true, first, first+uintptr(len(m)-1))
+			}
+			wantMapped(5)
+			b.Mirror(RingA) // which the kernel may join with the other end's
+			b.Mirror(RingB)
+			b.Close()
+			wantMapped(4)
+			a.Close()
+			wantMapped(0)
+			if a.Holds(0) || a.Holds(^uintptr(0)) {
+				t.Error("a closed segment holds addresses")
+			}
+		})
+	}
+}
+
+// mapped counts the mappings that can be of segments.
+func mapped(t *testing.T) int {
+	t.Helper()
+	return inUse(t) - len(list(t, "/proc/self/fd"))
 }
 
 // TestNames checks that the names of segments are removed, where they have one,
@@ -460,17 +527,27 @@ func TestNames(t *testing.T) {
 	t.Run("Abandon", func(t *testing.T) {
 		d := tempDir(t)
 		s, _, _ := create(t, d, named)
-		_, span := s.RingA()
-		span[0], span[ringSize-1] = 1, 1
+		var spans [][]byte
+		for _, r := range []Ring{RingA, RingB} {
+			_, span := s.Ring(r)
+			span[0], span[ringSize-1] = 1, 1
+			mirror, err := s.Mirror(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			spans = append(spans, span, mirror)
+		}
 		s.Abandon()
 		if left := list(t, d.path); len(left) > 0 {
 			t.Errorf("files: %q", left)
 		}
-		if !bytes.Equal(span, make([]byte, 2*ringSize)) {
-			t.Error("an abandoned span is not zero")
+		for i, span := range spans {
+			if !bytes.Equal(span, make([]byte, len(span))) {
+				t.Errorf("abandoned span %d is not zero", i)
+			}
 		}
-		span[0] = 1 // is nobody's any more
-		if span[ringSize] != 0 {
+		spans[0][ringSize-1] = 1 // is nobody's any more
+		if m := spans[1]; m[len(m)/2-1] != 0 {
 			t.Error("an abandoned span is still mirrored")
 		}
 	})

@@ -141,7 +141,7 @@ func (p *Producer) Reserve(n int) (b []byte, err error) {
 		return nil, errReturned
 	}
 	if h.fits(n) && n <= h.s.size/2 {
-		return h.room(n), nil
+		return h.room(n)
 	}
 	if err := h.s.checkSpan(n); err != nil {
 		return nil, err
@@ -240,7 +240,7 @@ func (c *Consumer) peek(n, most int) (b []byte, err error) {
 		return nil, errReturned
 	}
 	if n == most && h.has(n) {
-		return h.span(n), nil
+		return h.span(n)
 	}
 	if err := h.s.checkSpan(n); err != nil {
 		return nil, err

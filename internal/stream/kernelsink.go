@@ -67,9 +67,10 @@ type sink struct {
 	w   io.Writer
 	raw syscall.RawConn
 
-	// put writes from the ring to the descriptor, and never waits: it fails
-	// with EAGAIN instead. It is nil where the kernel has no such call.
-	put func(fd int, b []byte) (int, error)
+	// put writes from the ring, in its two pieces, to the descriptor, and never
+	// waits: it fails with EAGAIN instead. It is nil where the kernel has no
+	// such call.
+	put func(fd int, pieces [][]byte) (int, error)
 }
 
 // kernelSink returns the sink that w is, nil if it has no descriptor.
@@ -113,12 +114,12 @@ func kernelSink(w io.Writer) (*sink, error) {
 	return k, nil
 }
 
-func putPipe(fd int, b []byte) (int, error) {
-	return unix.Pwritev2(fd, [][]byte{b}, -1, unix.RWF_NOWAIT)
+func putPipe(fd int, pieces [][]byte) (int, error) {
+	return unix.Pwritev2(fd, pieces, -1, unix.RWF_NOWAIT)
 }
 
-func putSocket(fd int, b []byte) (int, error) {
-	return unix.SendmsgN(fd, b, nil, nil, unix.MSG_DONTWAIT)
+func putSocket(fd int, pieces [][]byte) (int, error) {
+	return unix.SendmsgBuffers(fd, pieces, nil, nil, unix.MSG_DONTWAIT)
 }
 
 // error returns the error of w's own Write if w's descriptor is not available,
@@ -209,7 +210,7 @@ func (s *Stream) drain(k *sink, fd int) (m int, sinkErr, err error) {
 	if n == 0 {
 		return 0, nil, h.closedErr()
 	}
-	m, sinkErr = k.put(fd, h.ring.Span(n))
+	m, sinkErr = k.put(fd, pieces(h.ring.Pieces(n)))
 	if sinkErr != nil {
 		return 0, sinkErr, nil
 	}

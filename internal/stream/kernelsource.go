@@ -185,6 +185,15 @@ func (s *Stream) awaitRoom() (err error) {
 	}
 }
 
+// pieces is a span of the ring for a system call: in one piece, or, if it
+// wraps, in two.
+func pieces(first, second []byte) [][]byte {
+	if len(second) == 0 {
+		return [][]byte{first}
+	}
+	return [][]byte{first, second}
+}
+
 // fill is fillFrom with the descriptor at hand.
 func (s *Stream) fill(n, fd, flags int) (m int, sourceErr, err error) {
 	h := &s.tx
@@ -200,7 +209,7 @@ func (s *Stream) fill(n, fd, flags int) (m int, sourceErr, err error) {
 		return 0, nil, err
 	}
 	n = min(n, h.ring.Free())
-	m, sourceErr = unix.Preadv2(fd, [][]byte{h.ring.Span(n)}, -1, flags)
+	m, sourceErr = unix.Preadv2(fd, pieces(h.ring.Pieces(n)), -1, flags)
 	if sourceErr != nil || m == 0 {
 		return 0, sourceErr, nil
 	}

@@ -3,6 +3,7 @@
 package stream
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -243,9 +244,9 @@ func (s *Stream) peekSpan(n, most int) (b []byte, err error) {
 		return nil, err
 	}
 	if n == most && h.knows(n) {
-		b = h.span(n)
+		b, err = h.span(n)
 		h.turn.Unlock()
-		return b, nil
+		return b, err
 	}
 	defer s.endCall(&h.half, debug.SetPanicOnFault(true), &err)
 	return h.peek(n, most)
@@ -271,7 +272,8 @@ func (h *readHalf) peek(n, most int) ([]byte, error) {
 			}
 			h.ack()
 			h.ring.Refresh() // which a deadline has kept checkRead from
-			return h.span(min(most, h.ring.Ready())), err
+			b, mapErr := h.span(min(most, h.ring.Ready()))
+			return b, cmp.Or(mapErr, err)
 		}
 		if h.ring.Ready() >= n {
 			if h.ring.Ready() < most {
@@ -279,20 +281,37 @@ func (h *readHalf) peek(n, most int) ([]byte, error) {
 					return nil, h.s.corrupted(err)
 				}
 			}
-			b := h.span(min(most, h.ring.Ready()))
+			b, err := h.span(min(most, h.ring.Ready()))
 			h.streaming = h.streaming && len(b) < manySmall
-			return b, nil
+			return b, err
 		}
 		h.streaming = false
 		h.s.await(&h.half)
 	}
 }
 
-func (h *readHalf) span(n int) []byte {
+// span returns the first n bytes that are ready.
+func (h *readHalf) span(n int) ([]byte, error) {
 	raceAcquire()
-	h.leased = n > 0
 	b := h.ring.Span(n)
-	return b[:len(b):len(b)]
+	if len(b) < n {
+		if err := h.mirror(); err != nil {
+			h.leased = false
+			return nil, err
+		}
+		b = h.ring.Span(n)
+	}
+	h.leased = n > 0
+	return b[:n:n], nil
+}
+
+// mirror makes spans contiguous that wrap, from the first such span on.
+func (h *readHalf) mirror() error {
+	m, err := h.s.seg.Mirror(h.s.in)
+	if err == nil {
+		h.ring.Mirror(m)
+	}
+	return err
 }
 
 var errNegative = errors.New("negative count")

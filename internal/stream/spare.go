@@ -32,7 +32,8 @@ type Spare struct {
 	bell   *doorbell.Bell
 	ringer doorbell.Ringer
 
-	next uint32 // the generation that it is for
+	next uint32       // the generation that it is for
+	ring segment.Ring // see Stream.in
 	in   ring.Consumer
 	out  ring.Producer
 
@@ -65,7 +66,7 @@ func (s *Stream) spare() bool {
 	}
 	s.keep(&Spare{
 		cred: s.cred, size: s.size, seg: s.seg, bell: s.bell, ringer: s.ringer,
-		next: s.gen + 1, in: s.rx.ring, out: s.tx.ring, inEpoch: s.rx.epoch, outEpoch: s.tx.epoch,
+		next: s.gen + 1, ring: s.in, in: s.rx.ring, out: s.tx.ring, inEpoch: s.rx.epoch, outEpoch: s.tx.epoch,
 	})
 	return true
 }
@@ -103,7 +104,7 @@ func (s *Stream) sayWatched() (late bool) {
 // again. With keep its parts can be a spare again.
 func (p *Spare) Stream(busyPoll time.Duration, keep func(*Spare)) *Stream {
 	s := New(p.cred, p.seg, p.size, p.bell, p.ringer, busyPoll)
-	s.gen = p.next
+	s.gen, s.in = p.next, p.ring
 	s.KeepFor(keep)
 	s.rx.epoch, s.tx.epoch = p.inEpoch, p.outEpoch
 	s.connect(p.in.Next(), p.out.Next())

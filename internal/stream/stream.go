@@ -36,6 +36,7 @@ type Stream struct {
 	fate  atomic.Uint32 // of what is left
 
 	seg    *segment.Segment
+	in     segment.Ring    // which of the two this end reads
 	bell   *doorbell.Bell  // rung by the peer
 	ringer doorbell.Ringer // rings the peer
 
@@ -63,17 +64,17 @@ func (c Cred) Trusted() bool {
 	return c.UID == 0 || c.UID == uint32(os.Geteuid()) && c.UID != overflow
 }
 
-// A RingMem is the memory of a ring.
-type RingMem struct{ Header, Data []byte }
-
 const maxChunk = 128 << 10
+
+// self is this process.
+var self = os.Getpid()
 
 // New makes a stream from its parts, which it owns from now on. Until Connect
 // it can only be closed. busyPoll is how long its waits poll: less than 0 means
 // for ever.
 func New(c Cred, seg *segment.Segment, size int, bell *doorbell.Bell, ringer doorbell.Ringer, busyPoll time.Duration) *Stream {
 	s := &Stream{cred: c, size: size, seg: seg, bell: bell, ringer: ringer, busyPoll: busyPoll, gen: 1}
-	s.within = int(c.PID) == os.Getpid()
+	s.within = int(c.PID) == self
 	if c.Trusted() {
 		bell.Trust()
 		ringer.Trust()
@@ -90,11 +91,16 @@ func (s *Stream) Cred() Cred { return s.cred }
 // RingSize returns how many bytes each direction holds.
 func (s *Stream) RingSize() int { return s.size }
 
-// Connect gives the stream its rings. The peer can have truncated them already.
-func (s *Stream) Connect(in, out RingMem) (err error) {
+// Connect gives the stream its rings, and says which of the two it reads. The
+// peer can have truncated them already.
+func (s *Stream) Connect(in segment.Ring) (err error) {
 	err = s.truncated()
 	defer s.ignoreFault(debug.SetPanicOnFault(true))
-	s.connect(ring.NewConsumer(ring.At(in.Header), in.Data, s.size, 0), ring.NewProducer(ring.At(out.Header), out.Data, s.size, 0))
+	s.in = in
+	header, data := s.seg.Ring(in)
+	rx := ring.NewConsumer(ring.At(header), data, 0)
+	header, data = s.seg.Ring(in.Other())
+	s.connect(rx, ring.NewProducer(ring.At(header), data, 0))
 	return nil
 }
 

@@ -212,17 +212,33 @@ func (h *writeHalf) reserve(n int) ([]byte, error) {
 			return nil, err
 		}
 		if fits {
-			return h.room(n), nil
+			return h.room(n)
 		}
 		h.s.await(&h.half)
 	}
 }
 
 // room reserves n bytes, for which there is room.
-func (h *writeHalf) room(n int) []byte {
-	h.reserved, h.leased = n, n > 0
+func (h *writeHalf) room(n int) ([]byte, error) {
 	b := h.ring.Span(n)
-	return b[:n:n]
+	if len(b) < n {
+		if err := h.mirror(); err != nil {
+			h.cancel()
+			return nil, err
+		}
+		b = h.ring.Span(n)
+	}
+	h.reserved, h.leased = n, n > 0
+	return b[:n:n], nil
+}
+
+// mirror makes spans contiguous that wrap, from the first such span on.
+func (h *writeHalf) mirror() error {
+	m, err := h.s.seg.Mirror(h.s.in.Other())
+	if err == nil {
+		h.ring.Mirror(m)
+	}
+	return err
 }
 
 // cancel ends a reservation.
@@ -274,7 +290,8 @@ func (s *Stream) CommitReserve(n, next int) (b []byte, err error) {
 	if fits, err := h.hasRoom(next); err != nil || !fits {
 		return nil, err
 	}
-	return h.room(next), nil
+	b, _ = h.room(next) // Reserve returns the error: what was committed stays so
+	return b, nil
 }
 
 // WriteBuffers is Conn.WriteBuffers.
@@ -317,9 +334,14 @@ func (s *Stream) WriteBuffers(v *net.Buffers) (n int64, err error) {
 // copyIn puts n bytes from the front of v into the ring and removes them from
 // v: all, or, if v's memory faults, none.
 func (h *writeHalf) copyIn(v *net.Buffers, n int) {
-	room := h.ring.Span(n) // in one piece, as the ring is mapped twice in a row
+	room, front := h.ring.Pieces(n)
 	for i := 0; len(room) > 0; i++ {
-		room = room[copy(room, (*v)[i]):]
+		b := (*v)[i]
+		m := copy(room, b)
+		if room = room[m:]; len(room) == 0 {
+			room, front = front, nil
+			room = room[copy(room, b[m:]):]
+		}
 	}
 	h.ring.Skip(n)
 	for n > 0 {

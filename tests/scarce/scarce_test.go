@@ -749,9 +749,9 @@ func narrow(s shmtest.Shape, in *bufio.Scanner) {
 		case "narrow":
 			b, _ := os.ReadFile("/proc/self/statm")
 			pages, _ := strconv.ParseUint(strings.Fields(string(b))[0], 10, 64)
-			// Less than the four rings that a connection maps; the runtime may
+			// Less than the two and a half rings that a connection maps; the runtime may
 			// want a thread.
-			limit.Cur = pages*uint64(os.Getpagesize()) + 3*uint64(s.Ring)
+			limit.Cur = pages*uint64(os.Getpagesize()) + 2*uint64(s.Ring)
 			err = unix.Setrlimit(unix.RLIMIT_AS, &limit)
 		case "wide":
 			limit.Cur = limit.Max

@@ -1170,10 +1170,10 @@ func TestManyOpen(t *testing.T) {
 }
 
 // wantEach checks what count connections use more than none: each some
-// descriptors and three mappings, and no goroutine.
+// descriptors and a mapping, and no goroutine.
 func wantEach(t *testing.T, who string, count, descriptors int, before usage, now func() usage) (open usage) {
 	t.Helper()
-	want := usage{Descriptors: before.Descriptors + count*descriptors, Goroutines: before.Goroutines, Segments: before.Segments + 3*count}
+	want := usage{Descriptors: before.Descriptors + count*descriptors, Goroutines: before.Goroutines, Segments: before.Segments + count}
 	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		open = now()
 		got := usage{Descriptors: open.Descriptors, Goroutines: open.Goroutines, Segments: open.Segments}

@@ -951,33 +951,48 @@ func TestCutInGuard(t *testing.T) {
 					wantDamaged(t, "Guard", bad.Guard(func() { bad.Close(); clear(out) }), bad)
 				}},
 			} {
-				t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
-					bad, peer, seg := shmtest.SegmentIn(t, dir, shmtest.Shape{Ring: size})
-					peer.Write(shmtest.Pattern(0, 1000))
-					in, err := bad.Peek(1000)
-					if err != nil {
-						t.Fatal(err)
-					}
-					out, err := bad.Reserve(1000)
-					if err != nil {
-						t.Fatal(err)
-					}
-					k.do(t, v, seg, size)
-					tt.do(t, bad, in, out)
-					wantFatal(t, "Guard")
-					shmtest.WantSound(t, good, other)
-					n++
-					bad.Close()
-					peer.Close()
-					seg.Close()
-					if v != nil {
-						v.GiveBack()
-					}
-				})
+				for _, first := range []int{0, size - 500} { // from where on the spans wrap
+					t.Run(fmt.Sprintf("%s/at=%d", strings.ReplaceAll(tt.name, " ", "_"), first), func(t *testing.T) {
+						bad, peer, seg := shmtest.SegmentIn(t, dir, shmtest.Shape{Ring: size})
+						advance(t, peer, bad, first)
+						advance(t, bad, peer, first)
+						peer.Write(shmtest.Pattern(0, 1000))
+						in, err := bad.Peek(1000)
+						if err != nil {
+							t.Fatal(err)
+						}
+						out, err := bad.Reserve(1000)
+						if err != nil {
+							t.Fatal(err)
+						}
+						k.do(t, v, seg, size)
+						tt.do(t, bad, in, out)
+						wantFatal(t, "Guard")
+						shmtest.WantSound(t, good, other)
+						n++
+						bad.Close()
+						peer.Close()
+						seg.Close()
+						if v != nil {
+							v.GiveBack()
+						}
+					})
+				}
 			}
 		})
 	}
 	t.Logf("figure: segment cut in Guard: %d cells, foreign faults, nil pointers and panics came through, the other connection sound", n)
+}
+
+// advance moves n bytes from a to b, so that both are n bytes further on.
+func advance(t *testing.T, a, b *shmconn.Conn, n int) {
+	t.Helper()
+	if _, err := a.Write(make([]byte, n)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Discard(n); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestCutAnonymous tries to cut sealed memory, at both ends: the kernel does
