@@ -545,8 +545,8 @@ func wrapShort(c, b *shmconn.Conn, reads bool, do func(c *shmconn.Conn, n int) (
 	}
 	free()
 
-	ne, ok := errors.AsType[net.Error](short)
-	if !ok || !ne.Temporary() || ne.Timeout() || !errors.Is(short, syscall.ENOMEM) || !strings.Contains(short.Error(), "max_map_count") {
+	ne, ok := short.(interface{ Temporary() bool })
+	if !ok || !ne.Temporary() || os.IsTimeout(short) || !errors.Is(short, syscall.ENOMEM) || !strings.Contains(short.Error(), "max_map_count") {
 		return fmt.Errorf("without mappings: %v", short)
 	}
 	if copyErr != nil {
