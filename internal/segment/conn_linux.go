@@ -36,10 +36,11 @@ type Segment struct {
 	mirrorA atomic.Pointer[byte] // 2*half() bytes; nil until Mirror
 	ring    int                  // bytes of a ring
 
-	file   int  // the dialer's descriptor; -1 if none
-	sealed bool // it is of anonymous memory
-	linked bool // an acceptor's: it had a name when it was attached
-	reuse  bool // both ends can use it again
+	mirrored bool // from the start: see doubles
+	file     int  // the dialer's descriptor; -1 if none
+	sealed   bool // it is of anonymous memory
+	linked   bool // an acceptor's: it had a name when it was attached
+	reuse    bool // both ends can use it again
 }
 
 // Create makes the segment of a connection to the listener base in dir,
@@ -323,7 +324,7 @@ func (s *Segment) half() int { return max(s.ring/2, PageSize) }
 // until the segment is closed. Calls for the same ring may not run at the same
 // time. An error that is a [Shortage] may be over at the next call.
 func (s *Segment) Mirror(r Ring) ([]byte, error) {
-	m, err := s.mirror(r)
+	m, err := s.mirror(r, -1)
 	switch err {
 	case nil:
 		return m, nil

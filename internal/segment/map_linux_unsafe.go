@@ -4,6 +4,7 @@ package segment
 
 import (
 	"os"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -21,19 +22,48 @@ func (s *Segment) mmap(fd int) error {
 		return Explain(os.NewSyscallError("mmap", err))
 	}
 	s.mem = unsafe.Slice((*byte)(base), total)
+	if doubles() {
+		return nil
+	}
+	for _, r := range []Ring{RingA, RingB} {
+		if _, err := s.mirror(r, fd); err != nil {
+			s.munmap()
+			return Explain(os.NewSyscallError("mmap", err))
+		}
+	}
+	s.mirrored = true
 	return nil
 }
 
-// mirror is Mirror with the kernel's error. There is no descriptor to map the
-// file by any more, and none is needed: mremap of no bytes makes another
-// mapping of the same pages.
-func (s *Segment) mirror(r Ring) ([]byte, error) {
+// doubles reports whether mremap of no bytes makes another mapping of the same
+// pages. Linux does that, but not each emulator (qemu-user): there, all is
+// mapped while there is a descriptor to map it by.
+var doubles = sync.OnceValue(func() bool {
+	p, err := unix.MmapPtr(-1, 0, nil, uintptr(PageSize), access, unix.MAP_SHARED|unix.MAP_ANON)
+	if err != nil {
+		return false
+	}
+	defer unix.MunmapPtr(p, uintptr(PageSize))
+	q, err := unix.MremapPtr(p, 0, nil, uintptr(PageSize), unix.MREMAP_MAYMOVE)
+	if err != nil {
+		return false
+	}
+	unix.MunmapPtr(q, uintptr(PageSize))
+	return true
+})
+
+// mirror is Mirror with the kernel's error. Usually there is no descriptor to
+// map the file by any more, and fd is -1.
+func (s *Segment) mirror(r Ring, fd int) ([]byte, error) {
 	half := s.half()
 	_, data := s.Ring(r)
 	front := unsafe.Pointer(unsafe.SliceData(data))
 	end := unsafe.Add(front, s.ring-half)
+	if r == RingB && s.mirrored {
+		return unsafe.Slice((*byte)(end), 2*half), nil
+	}
 	if r == RingB {
-		err := again(front, unsafe.Add(end, half), half)
+		_, err := s.double(fd, front, unsafe.Add(end, half), half)
 		if err != nil {
 			// The kernel may have freed the room before it failed. Take it: Close
 			// unmaps it, whoever has it by then.
@@ -48,11 +78,11 @@ func (s *Segment) mirror(r Ring) ([]byte, error) {
 		return unsafe.Slice((*byte)(mirror), 2*half), nil
 	}
 	// Twice as long as it need be, to have the addresses behind it.
-	mirror, err := unix.MremapPtr(end, 0, nil, uintptr(2*half), unix.MREMAP_MAYMOVE)
+	mirror, err := s.double(fd, end, nil, 2*half)
 	if err != nil {
 		return nil, err
 	}
-	if err := again(front, unsafe.Add(mirror, half), half); err != nil {
+	if _, err := s.double(fd, front, unsafe.Add(mirror, half), half); err != nil {
 		unix.MunmapPtr(mirror, uintptr(2*half))
 		return nil, err
 	}
@@ -60,11 +90,23 @@ func (s *Segment) mirror(r Ring) ([]byte, error) {
 	return unsafe.Slice((*byte)(mirror), 2*half), nil
 }
 
-// again maps what is mapped at from at the address at, too, in place of what is
-// there.
-func again(from, at unsafe.Pointer, n int) error {
-	_, err := unix.MremapPtr(from, 0, at, uintptr(n), unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED)
-	return err
+// double maps n bytes of s, those at from, once more: at the address at, in
+// place of what is there, or, if that is nil, where the kernel likes. It does
+// so by fd, if there is one.
+func (s *Segment) double(fd int, from, at unsafe.Pointer, n int) (unsafe.Pointer, error) {
+	if fd < 0 {
+		flags := unix.MREMAP_MAYMOVE
+		if at != nil {
+			flags |= unix.MREMAP_FIXED
+		}
+		return unix.MremapPtr(from, 0, at, uintptr(n), flags)
+	}
+	flags := unix.MAP_SHARED
+	if at != nil {
+		flags |= unix.MAP_FIXED
+	}
+	offset := uintptr(from) - uintptr(unsafe.Pointer(unsafe.SliceData(s.mem)))
+	return unix.MmapPtr(fd, int64(offset), at, uintptr(n), access, flags)
 }
 
 func (s *Segment) munmap() {

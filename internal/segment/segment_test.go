@@ -410,7 +410,10 @@ func TestCreateAttach(t *testing.T) {
 
 			for _, s := range []*Segment{a, b} {
 				first := reflect.ValueOf(s.mem).Pointer()
-				wantHolds(t, s, false, 0, first-1, first+uintptr(len(s.mem)), ^uintptr(0))
+				wantHolds(t, s, false, 0, ^uintptr(0))
+				if doubles() { // if not, there is a mirror, perhaps next to it
+					wantHolds(t, s, false, first-1, first+uintptr(len(s.mem)))
+				}
 				wantHolds(t, s, true, first, first+uintptr(PageSize+2*g.RingSize-1))
 			}
 			if b.Linked() {
@@ -451,7 +454,9 @@ func TestMirror(t *testing.T) {
 			a.forget()
 			wantMapped := func(n int) {
 				t.Helper()
-				if got := mapped(t) - before; got != n {
+				if !doubles() {
+					t.Logf("not counted: the mappings; mremap makes none here")
+				} else if got := mapped(t) - before; got != n {
 					t.Errorf("%d mappings, want %d", got, n)
 				}
 			}
