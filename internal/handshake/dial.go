@@ -147,7 +147,9 @@ func (d *DialOptions) connect(ctx context.Context, dir *segment.Dir, base string
 		}
 	}
 	return o.stream(peer, d.BusyPoll, func(s *stream.Stream) {
-		d.keepable(s, g, spare{id: o.id, to: to, ownerUID: info.UID, socket: at.Name})
+		if g.Reuse {
+			s.KeepFor(d.keepFor(spare{id: o.id, to: to, ownerUID: info.UID, socket: at.Name}))
+		}
 	})
 }
 

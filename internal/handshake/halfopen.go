@@ -350,7 +350,9 @@ func (h message) attach(l *Listener, peer stream.Cred) (_ *stream.Stream, err er
 	}
 	undo = append(undo, bell.Close)
 	s := stream.New(peer, seg, l.files.Geo.RingSize, bell, doorbell.NewRinger(ringer), l.busyPoll)
-	l.keepable(s, seg, h.id)
+	if seg.Reuse() {
+		s.KeepFor(l.keepFor(h.id))
+	}
 	if err := s.Connect(segment.RingA); err != nil {
 		return nil, err
 	}

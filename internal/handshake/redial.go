@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"shmconn/internal/segment"
 	"shmconn/internal/stream"
 )
 
@@ -99,18 +98,4 @@ func (d *DialOptions) reach(ctx context.Context, s *spare) (ok bool, err error) 
 // keepFor keeps a stream's spare for the next dial.
 func (d *DialOptions) keepFor(s spare) func(*stream.Spare) {
 	return spares.keepFor(spare{id: s.id, to: s.to, ownerUID: s.ownerUID, socket: s.socket}, d.SpareBytes, d.SpareTime)
-}
-
-// keepable keeps the parts of s for the next dial, if the listener can use them
-// again. It is for the first generation. A listener that has no number here, in
-// another PID namespace, cannot be told from others, but may know a number for
-// this process, and keep its end.
-func (d *DialOptions) keepable(s *stream.Stream, g segment.Geometry, of spare) {
-	switch {
-	case !g.Reuse:
-	case s.Cred().PID == 0:
-		s.KeepFor(nil)
-	default:
-		s.KeepFor(d.keepFor(of))
-	}
 }

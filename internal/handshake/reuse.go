@@ -30,17 +30,6 @@ func (l *Listener) finishReuse(d *halfOpen, id segment.ID, generation uint32) er
 	return nil
 }
 
-// keepable is DialOptions.keepable for a stream that was accepted.
-func (l *Listener) keepable(s *stream.Stream, seg *segment.Segment, id segment.ID) {
-	switch {
-	case !seg.Reuse():
-	case s.Cred().PID == 0:
-		s.KeepFor(nil)
-	default:
-		s.KeepFor(l.keepFor(id))
-	}
-}
-
 // keepFor keeps a stream's spare for the dialer's next connection.
 func (l *Listener) keepFor(id segment.ID) func(*stream.Spare) {
 	return l.spares.keepFor(spare{id: id}, l.most, l.spareFor)

@@ -71,7 +71,7 @@ func (p *Producer) Write(b []byte) (int, error) {
 	h.cancel()
 	h.ring.PutAll(b)
 	h.calls++
-	raceRelease()
+	raceRelease() // publish, written out: a call of it takes 1 to 2 ns
 	h.ring.Publish()
 	h.ringPeer()
 	h.checkSometimes(len(b))

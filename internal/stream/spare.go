@@ -53,10 +53,16 @@ const (
 )
 
 // KeepFor makes s hand its parts to keep, which then owns them, instead of
-// closing them, if this end has closed in order and has read everything. With
-// nil it closes them, and only the peer may keep its own. Call it before
-// Connect.
-func (s *Stream) KeepFor(keep func(*Spare)) { s.reuse, s.keep = true, keep }
+// closing them, if this end has closed in order and has read everything. A peer
+// that has no number here, in another PID namespace, cannot be told from
+// others: then s closes them, but the peer may know a number for this process,
+// and keep its own. Call it before Connect.
+func (s *Stream) KeepFor(keep func(*Spare)) {
+	s.reuse = true
+	if s.cred.PID != 0 {
+		s.keep = keep
+	}
+}
 
 // spare hands s's parts on, if another stream can use them. No call is in s any
 // more.
