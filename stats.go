@@ -2,7 +2,10 @@ package shmconn
 
 import "time"
 
-// Stats are the counters of one end of a connection, since it was made.
+// Stats are the counters of one end of a connection, since it was made. None
+// ever falls. While a call is at work the calls since the last wait may be
+// missing from ReadCalls and WriteCalls, and less than a quarter of the ring
+// from BytesRead.
 type Stats struct {
 	Network      string // what it goes over: "shm", or "unix" for a Unix socket
 	RingSize     int    // bytes in each direction

@@ -213,7 +213,7 @@ func Example() {
 	resp.Body.Close()
 	var seen stats.Snapshot
 	json.Unmarshal([]byte(expvar.Get("shmconn").String()), &seen)
-	fmt.Println(seen.Conns[0].Name, seen.Conns[0].BytesRead > 0)
+	fmt.Println(seen.Conns[0].Name, seen.Conns[0].BytesWritten > 0)
 	// Output: web true
 }
 
