@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -111,59 +110,6 @@ func stuck(n int) {
 // comes back when there are a hundred integers is three times as fast.
 func pause() {
 	for range 2000 {
-	}
-}
-
-// pingPong stores a number and waits until the other process has stored it too,
-// each on a cache line of its own.
-func pingPong(e *end, q quota) (r Result, err error) {
-	m := e.conns[0].(*memory)
-	one := func() {
-		m.turn++
-		m.ping.Store(m.turn)
-		for n := 1; m.pong.Load() != m.turn; n++ {
-			stuck(n)
-		}
-		r.AllOps++
-	}
-	c := newClock(q.half())
-	for n := c.next(); n > 0; n = c.next() {
-		for range n {
-			one()
-		}
-	}
-	r.Ops, r.Elapsed = r.AllOps, c.elapsed()
-	if q.D > 0 {
-		for c = newClock(q.half()); c.elapsed() < c.D; {
-			t := time.Now()
-			one()
-			e.record(time.Since(t))
-		}
-	}
-	m.stop.Store(m.turn + 1) // the next one is the last
-	one()
-	r.AllOps--
-	return r, nil
-}
-
-func pingPongEcho(e *end, _ quota) (r Result, err error) {
-	m := e.conns[0].(*memory)
-	for n := 1; ; n++ {
-		v := m.ping.Load()
-		if v == m.turn {
-			stuck(n)
-			continue
-		}
-		if v != m.turn+1 {
-			return r, fmt.Errorf("bench: ping %d after %d", v, m.turn)
-		}
-		end := m.stop.Load() == v // stored before this ping
-		m.turn = v
-		m.pong.Store(v)
-		if end {
-			return r, nil
-		}
-		r.Ops++
 	}
 }
 

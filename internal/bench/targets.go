@@ -45,6 +45,9 @@ func Targets() []Target {
 		{Text: "  the same / bare cached int ring", Workload: "write/size=4", Num: "shm-exclusive", Den: "int-ring-cached", AtLeast: 0.45},
 		{Text: "4-byte writes by a Producer in groups of 8 / bare cached int ring", Workload: "write/size=4", Num: "shm-groups", Den: "int-ring-cached", AtLeast: 0.9},
 		{Text: "round trip 64 B by a Producer and a Consumer / bare ping-pong", Workload: "roundtrip/size=64", Num: "shm-exclusive", Den: "ping-pong", AtMost: 1.3},
+		{Text: "  the same / bare ring of messages", Workload: "roundtrip/size=64", Num: "shm-exclusive", Den: "ring-ping-pong", Note: true},
+		faster("round trip 16 KiB, times faster than unix", "roundtrip/size=16384", "shm", "unix", 2),
+		faster("round trip 64 KiB, times faster than unix", "roundtrip/size=65536", "shm", "unix", 1.5),
 		{Text: "4-byte writes through bufio / bare uncached int ring", Workload: "bufio/size=4", Num: "shm", Den: "int-ring", AtLeast: 1.2},
 	}
 	for _, t := range []struct {

@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"slices"
 	"time"
+
+	"shmconn"
 )
 
 // A Contender is one of those that are measured in a workload.
@@ -142,6 +144,9 @@ func With(s Spec, names ...string) (cs []Contender) {
 			c.Spec.Net, c.Spec.BusyPoll = "shm", -1
 		case "ping-pong":
 			c.Limit, c.Spec.Net, c.Spec.Loop = true, "memory", "pingpong"
+		case "ring-ping-pong":
+			c.Limit, c.Spec.Net, c.Spec.Loop = true, "memory", "pingpong-ring"
+			c.Spec.RingSize = 2 * shmconn.DefaultRingSize // for two rings
 		case "int-ring":
 			c.Limit, c.Spec.Net, c.Spec.Loop = true, "memory", "ints"
 		case "int-ring-cached":
@@ -171,10 +176,10 @@ func Workloads() []Workload {
 	}
 	rings := []string{"shm", "shm-1MiB", "shm-4MiB", "unix", "tcp", "pipe"}
 	nets := []string{"shm", "unix", "tcp", "pipe"}
-	for _, size := range []int{1, 64, kib, 64 * kib} {
+	for _, size := range []int{1, 64, kib, 16 * kib, 64 * kib} {
 		add(Workload{
 			Name: fmt.Sprintf("roundtrip/size=%d", size), Title: "Round trip, " + Bytes(size), Metric: timePerOp,
-			Contenders: With(Spec{Loop: "roundtrip", Size: size}, append(rings, "shm-exclusive", "ping-pong")...),
+			Contenders: With(Spec{Loop: "roundtrip", Size: size}, append(rings, "shm-exclusive", "ping-pong", "ring-ping-pong")...),
 		})
 	}
 	for _, loop := range []string{"write", "bufio"} {

@@ -211,8 +211,8 @@ func disturbed(w *bench.WorkloadResult) string {
 // label names a contender, and says whether it is no connection.
 func label(c bench.ContenderResult) string {
 	switch {
-	case strings.HasPrefix(c.Spec.Loop, "ints"):
-		return c.Name + " (bare)" // which a connection can beat, see limits
+	case bare(c):
+		return c.Name + " (bare)"
 	case c.Limit:
 		return c.Name + " (limit)"
 	}
@@ -297,4 +297,10 @@ func Targets(w io.Writer, ts []bench.TargetResult) error {
 		c.row(t.Text, t.Want, got, quartiles, verdict(t.Status))
 	}
 	return c.tw.Flush()
+}
+
+// bare reports whether c is a ring without a connection, which a connection can
+// equal or beat.
+func bare(c bench.ContenderResult) bool {
+	return strings.HasPrefix(c.Spec.Loop, "ints") || c.Spec.Loop == "pingpong-ring"
 }

@@ -15,7 +15,7 @@ func explanations(ws []bench.WorkloadResult) []string {
 	out := []string{"A ratio of 2 x means half the time, half the processor time, or twice the throughput; below 1 x, it is worse. Each round has its own ratio; shown are the median and the quartiles of these."}
 	for i := range ws {
 		if slices.ContainsFunc(ws[i].Contenders, func(c bench.ContenderResult) bool { return c.Limit }) {
-			return append(out, "Rows marked (limit) or (bare) are not connections. A limit is the best that two processes can do with their memory on this machine. A bare ring of integers is the simplest way to hand over one number at a time; a connection that hands over several messages at once can beat it.")
+			return append(out, "Rows marked (limit) or (bare) are not connections. A limit is the best that two processes can do with their memory on this machine. A bare ring is the simplest way to hand over one number or message at a time; a connection can equal it, and beat it where it hands over several at once.")
 		}
 	}
 	return out
@@ -85,11 +85,11 @@ func words(w *bench.WorkloadResult) string {
 // limits returns whether l limits c: whether c cannot be better than
 // l on a machine that has time for both.
 //
-// The rings of integers limit nobody, as several messages can be handed over at
-// once. A copy by way of a large ring has other caches than by way of a small
-// one.
+// Bare rings limit nobody: a connection can do as well, and better where it
+// hands over several messages at once. A copy by way of a large ring has other
+// caches than by way of a small one.
 func limits(l, c *bench.ContenderResult) bool {
-	if !l.Limit || c.Limit || strings.HasPrefix(l.Spec.Loop, "ints") {
+	if !l.Limit || c.Limit || bare(*l) {
 		return false
 	}
 	return l.Spec.Loop != "memory-copy" || l.Spec.RingSize == c.Spec.RingSize
