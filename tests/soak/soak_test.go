@@ -1051,20 +1051,24 @@ func TestCycles(t *testing.T) {
 }
 
 // raiseDescriptors lets this process, and those that it starts, have n
-// descriptors. It skips the test where the system does not.
-func raiseDescriptors(t *testing.T, n int) {
+// descriptors, or as many as the system lets it, and returns how many that is.
+func raiseDescriptors(t *testing.T, n int) int {
 	t.Helper()
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
 	old := limit
-	limit.Cur = max(limit.Cur, uint64(n))
+	limit.Cur = uint64(n)
 	limit.Max = max(limit.Max, limit.Cur)
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		t.Skipf("RLIMIT_NOFILE is %d, %d are needed: %v", old.Max, n, err)
+		limit.Cur, limit.Max = min(uint64(n), old.Max), old.Max
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old) })
+	return int(limit.Cur)
 }
 
 // A conns is many connections to a helper.
@@ -1135,15 +1139,20 @@ func (h *conns) close() {
 	h.Do("close")
 }
 
-// TestManyOpen has 2,000 connections between two processes open at once. Each
-// takes the descriptors and mappings that the README says, no goroutine, and
-// once closed nothing.
+// TestManyOpen has 2,000 connections between two processes open at once, or
+// 10,000, or as many as the process may have descriptors for. Each takes the
+// descriptors and mappings that the README says, no goroutine, and once closed
+// nothing.
 func TestManyOpen(t *testing.T) {
-	count := soakCount(2_000, 6_000)
-	raiseDescriptors(t, 3*count+200)
+	const others = 200 // descriptors
 	shapes := []shmtest.Shape{{Ring: 4096, Spares: -1}, {Ring: 65536, Anonymous: true, Swap: true, Spares: -1}}
-	var each, most usage
 	shmtest.OnShapes(t, shapes, func(t *testing.T, s shmtest.Shape) {
+		dialed, accepted := 3, 2
+		if s.Anonymous {
+			dialed = 2
+		}
+		want := soakCount(2_000, 10_000)
+		count := (raiseDescriptors(t, dialed*want+others) - others) / dialed
 		h := newConns(t, s)
 		h.open(count) // after which the runtime has what it needs for so many
 		h.echo()
@@ -1152,21 +1161,17 @@ func TestManyOpen(t *testing.T) {
 		here, there := inUse(), away()
 		h.open(count)
 		h.echo()
-		dialed, accepted := 3, 2
-		if s.Anonymous {
-			dialed = 2
-		}
 		if s.Swap {
 			dialed, accepted = accepted, dialed
 		}
-		each = each.most(wantEach(t, "this end", count, dialed, here, inUse).less(here))
+		each := wantEach(t, "this end", count, dialed, here, inUse).less(here)
 		each = each.most(wantEach(t, "the other end", count, accepted, there, away).less(there))
 		h.close()
-		most = most.most(wantNoGrowth(t, "this end", here, inUse).less(here))
-		most = most.most(wantNoGrowth(t, "the other end", there, away).less(there))
+		growth := wantNoGrowth(t, "this end", here, inUse).less(here)
+		growth = growth.most(wantNoGrowth(t, "the other end", there, away).less(there))
+		t.Logf("figure: %s: %d connections open at once, of %d that were to be: most that an end uses for them %+v, and once they are closed %+v (the last two in KiB)",
+			t.Name(), count, want, each, growth)
 	})
-	t.Logf("figure: %d connections open at once, on each of %d shapes: most that an end uses for them %+v, and once they are closed %+v (the last two in KiB)",
-		count, len(shapes), each, most)
 }
 
 // wantEach checks what count connections use more than none: each some
