@@ -80,8 +80,8 @@ func returnRally(e *end, size int) (r Result, err error) {
 }
 
 // put copies a message, which begins with the number of its turn, into one of
-// two rings, and take copies one out. Sizes are powers of two, so that a message
-// does not wrap.
+// two rings, and take copies one out. Sizes are powers of two, so that no
+// message wraps.
 func (m *memory) put(ring int, message []byte) {
 	if len(message) > 0 {
 		message[0] = byte(m.turn)
