@@ -83,6 +83,7 @@ var (
 		"internal/sockdiag/sockdiag_linux.go",
 		"internal/stream/kernelsink.go",
 		"internal/stream/kernelsource.go",
+		"internal/wait/party_linux.go",
 		"internal/wait/processor_linux_unsafe.go",
 		"internal/wait/quota_linux.go",
 		"internal/wait/visit_linux.go",

@@ -13,6 +13,7 @@ import (
 	"shmconn/internal/ring"
 	"shmconn/internal/segment"
 	"shmconn/internal/turn"
+	"shmconn/internal/wait"
 )
 
 // Network is the name of the network in addresses and errors.
@@ -111,6 +112,9 @@ func (s *Stream) connect(in ring.Consumer, out ring.Producer) {
 	s.rx.total, s.tx.total = s.rx.ring.Consumed, s.tx.ring.Written
 	s.rx.init(s, &s.tx.half, &s.rx, s.rx.ring.Own, s.rx.ring.Peer)
 	s.tx.init(s, &s.rx.half, &s.tx, s.tx.ring.Own, s.tx.ring.Peer)
+	if !s.within {
+		wait.Join(int(s.cred.PID))
+	}
 }
 
 // Close is Conn.Close.
@@ -196,7 +200,13 @@ func (s *Stream) discard() {
 // release is called for each half when no call is in it any more, nor can get
 // in.
 func (s *Stream) release() {
-	if s.open.Add(-1) > 0 || s.spare() {
+	if s.open.Add(-1) > 0 {
+		return
+	}
+	if !s.within {
+		wait.Leave(int(s.cred.PID))
+	}
+	if s.spare() {
 		return
 	}
 	s.fate.Store(discarded)

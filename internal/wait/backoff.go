@@ -56,3 +56,8 @@ func (c *backoff) lost(wanted, now time.Duration) bool {
 	c.until.Store(int64(now + d))
 	return true
 }
+
+// lost is backoff.lost where others than the party have had the processor.
+func (r *pollers) lost(wanted, now time.Duration) bool {
+	return now-wanted >= slice && !r.party.had(wanted, now) && r.others.lost(wanted, now)
+}

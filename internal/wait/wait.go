@@ -128,6 +128,7 @@ type pollers struct {
 	hotYielded atomic.Int64 // when a hot connection last yielded the processor
 	gosched    gosched
 	others     backoff // with other processes
+	party      party   // which are no others
 
 	// Owned by the leader.
 	list     []*Waiter
@@ -212,7 +213,7 @@ func (r *pollers) yieldHot(now time.Duration) {
 	r.gosched.polls(now)
 	wanted := Now()
 	Yield()
-	r.others.lost(wanted, Now())
+	r.lost(wanted, Now())
 }
 
 // Ended returns how many waits of the process have ended, and End counts one.
@@ -282,7 +283,7 @@ func (r *pollers) giveWay(w *Waiter) Cause {
 		wanted := Now()
 		r.visitor.visit(wanted)
 		Yield()
-		if r.others.lost(wanted, Now()) {
+		if r.lost(wanted, Now()) {
 			return Contended
 		}
 	}
@@ -346,14 +347,14 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 		for range looks {
 			if w.cond.Ready() {
 				if !worthy {
-					r.others.lost(wanted, Now())
+					r.lost(wanted, Now())
 				}
 				return Polled
 			}
 			pause(gap)
 		}
 		now = Now()
-		if !worthy && r.others.lost(wanted, now) && w.budget != Forever {
+		if !worthy && r.lost(wanted, now) && w.budget != Forever {
 			return Contended
 		}
 		if !leader && r.followers.Load() > 0 {

@@ -28,6 +28,7 @@ import (
 
 	"shmconn"
 	"shmconn/internal/shmtest"
+	"shmconn/internal/wait"
 )
 
 var messages = flag.Int("messages", 0, "how many messages TestMessages sends; 0 means 10^6, and 10^9 with -long")
@@ -823,6 +824,7 @@ type usage struct {
 	Descriptors int
 	Goroutines  int
 	Segments    int // mappings of connections
+	Peers       int // processes that waits know of
 	Mappings    int // all
 	Resident    int // KiB
 	Virtual     int // KiB
@@ -839,6 +841,7 @@ func inUse() (u usage) {
 		Descriptors: shmtest.OpenDescriptors(),
 		Goroutines:  runtime.NumGoroutine(),
 		Segments:    len(shmtest.Mappings()),
+		Peers:       wait.Peers(),
 		Mappings:    bytes.Count(maps, []byte("\n")),
 		Resident:    pages * os.Getpagesize() >> 10,
 		Virtual:     size * os.Getpagesize() >> 10,
@@ -974,7 +977,7 @@ func wantNoGrowth(t *testing.T, who string, before usage, now func() usage) (aft
 	t.Helper()
 	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		after = now()
-		if after.Descriptors <= before.Descriptors && after.Goroutines <= before.Goroutines && after.Segments <= before.Segments &&
+		if after.Descriptors <= before.Descriptors && after.Goroutines <= before.Goroutines && after.Segments <= before.Segments && after.Peers <= before.Peers &&
 			after.Mappings <= before.Mappings+growth.Mappings &&
 			(after.Resident <= before.Resident+growth.Resident && after.Virtual <= before.Virtual+growth.Virtual ||
 				shmtest.RaceEnabled) { // the race detector takes memory for all that there ever was
@@ -990,11 +993,11 @@ func wantNoGrowth(t *testing.T, who string, before usage, now func() usage) (aft
 
 // less returns how much more u is than v, and most the larger of each.
 func (u usage) less(v usage) usage {
-	return usage{u.Descriptors - v.Descriptors, u.Goroutines - v.Goroutines, u.Segments - v.Segments, u.Mappings - v.Mappings, u.Resident - v.Resident, u.Virtual - v.Virtual}
+	return usage{u.Descriptors - v.Descriptors, u.Goroutines - v.Goroutines, u.Segments - v.Segments, u.Peers - v.Peers, u.Mappings - v.Mappings, u.Resident - v.Resident, u.Virtual - v.Virtual}
 }
 
 func (u usage) most(v usage) usage {
-	return usage{max(u.Descriptors, v.Descriptors), max(u.Goroutines, v.Goroutines), max(u.Segments, v.Segments), max(u.Mappings, v.Mappings), max(u.Resident, v.Resident), max(u.Virtual, v.Virtual)}
+	return usage{max(u.Descriptors, v.Descriptors), max(u.Goroutines, v.Goroutines), max(u.Segments, v.Segments), max(u.Peers, v.Peers), max(u.Mappings, v.Mappings), max(u.Resident, v.Resident), max(u.Virtual, v.Virtual)}
 }
 
 // usageOf asks the helper what it uses.
@@ -1178,10 +1181,10 @@ func TestManyOpen(t *testing.T) {
 // descriptors and a mapping, and no goroutine.
 func wantEach(t *testing.T, who string, count, descriptors int, before usage, now func() usage) (open usage) {
 	t.Helper()
-	want := usage{Descriptors: before.Descriptors + count*descriptors, Goroutines: before.Goroutines, Segments: before.Segments + count}
+	want := usage{Descriptors: before.Descriptors + count*descriptors, Goroutines: before.Goroutines, Segments: before.Segments + count, Peers: before.Peers + 1}
 	for start := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		open = now()
-		got := usage{Descriptors: open.Descriptors, Goroutines: open.Goroutines, Segments: open.Segments}
+		got := usage{Descriptors: open.Descriptors, Goroutines: open.Goroutines, Segments: open.Segments, Peers: open.Peers}
 		if got == want {
 			break
 		}

@@ -1,0 +1,14 @@
+//go:build !linux
+
+package wait
+
+import "time"
+
+func processorTime(int) time.Duration { return 0 }
+
+// A processorSet is of no use here: no process has used any.
+type processorSet struct{}
+
+func processorsOf(int) (s processorSet)  { return s }
+func (s *processorSet) add(processorSet) {}
+func (s *processorSet) count() int       { return 1 }
