@@ -27,7 +27,7 @@ type Stats struct {
 	// decided.
 	ParksAlways    uint64 // BusyPoll says so: it is below a microsecond
 	ParksGap       uint64 // at once: the wait before had been longer than BusyPoll
-	ParksContended uint64 // other processes want the processors
+	ParksContended uint64 // processes other than this one and its peers want the processors
 	ParksNear      uint64 // the peer was on the only processor that there is to run on, or on this one while others wanted it
 	ParksSpent     uint64 // after polling for as long as BusyPoll
 }

@@ -16,7 +16,7 @@ const (
 )
 
 // A backoff says when the process does not poll, because other processes want
-// the processors.
+// the processors, who are not of its party.
 //
 // To the kernel, polling is work. When another process wants the processor, the
 // polling one loses it for a time slice, and sees what arrives in that time
