@@ -70,9 +70,9 @@ const maxChunk = 128 << 10
 // self is this process.
 var self = os.Getpid()
 
-// New makes a stream from its parts, which it owns from now on. Until Connect
-// it can only be closed. busyPoll is how long its waits poll: less than 0 means
-// for ever.
+// New makes a stream from its parts, which it owns once Connect has returned
+// nil. Until then only KeepFor may be called. busyPoll is how long its waits
+// poll: less than 0 means for ever.
 func New(c Cred, seg *segment.Segment, size int, bell *doorbell.Bell, ringer doorbell.Ringer, busyPoll time.Duration) *Stream {
 	s := &Stream{cred: c, size: size, seg: seg, bell: bell, ringer: ringer, busyPoll: busyPoll, gen: 1}
 	s.within = int(c.PID) == self

@@ -15,8 +15,8 @@ const (
 	longestRest = time.Second
 )
 
-// A backoff says when the process does not poll, because other processes want
-// the processors, who are not of its party.
+// A backoff says when the process does not poll, because others than its party
+// want the processors.
 //
 // To the kernel, polling is work. When another process wants the processor, the
 // polling one loses it for a time slice, and sees what arrives in that time

@@ -1,24 +1,29 @@
 package wait
 
 import (
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const (
-	// partyStays is how long after a look at the party's processor time the next
-	// one can say what the party has had since: longer ago says little about a
-	// slice.
-	partyStays = 100 * time.Millisecond
+	// partyLook is the time from one look at the party's processor time to the
+	// next while this process polls.
+	partyLook = 20 * time.Millisecond
 
-	// partyShare is the share of the processors from which on nobody else can
-	// have taken a slice worth speaking of: one process that computes beside two
-	// ends on two processors leaves them two thirds.
-	partyShare = 0.8
+	// partyStays is how long ago the look before the last may be for the party to
+	// be known.
+	partyStays = 5 * partyLook
 
-	// maxParty is how many peers are asked at most, a microsecond each. With
-	// more, others are taken to have had every slice.
-	maxParty = 64
+	// partySpares is how much of each of two processors others can have had if
+	// they have taken no slice worth speaking of. One process that computes
+	// beside two ends on two processors has a third.
+	partySpares = 0.2
+
+	// maxParty is how many peers are asked at most, some 2 us each. With more,
+	// others are taken to have had every slice.
+	maxParty = 32
 )
 
 // A party is this process and its peers: whatever its waits wait for is done by
@@ -30,18 +35,28 @@ const (
 type party struct {
 	ask func(pid int) (time.Duration, processorSet) // of tests; nil: the kernel
 
-	mu    sync.Mutex      // guards the following
-	peers map[int]*member // by their process numbers
+	looked atomic.Int64 // when the last look was
 
-	own     time.Duration // processor time of this process, at the last look
-	looked  time.Duration // when that was
-	verdict bool          // what it has found
+	mu           sync.Mutex      // guards the following
+	peers        map[int]*member // by their process numbers
+	self         member
+	last, before turn          // what the last two looks have found
+	judged       time.Duration // when had was last asked
+	verdict      bool          // what it has answered
 }
 
-// A member is a peer.
+// A member is a process of the party.
 type member struct {
-	conns int
-	cpu   time.Duration // processor time at the last look
+	conns  int
+	looked time.Duration // when its time was last looked at; 0: never
+	used   time.Duration // processor time by then
+}
+
+// A turn is the time from one look to the next.
+type turn struct {
+	length     time.Duration
+	used       time.Duration // by the party, but for what the kernel counts at the next tick
+	processors int           // that any of it may run on; 0: not known
 }
 
 // Join says that this process has a connection to another one, and Leave that
@@ -88,37 +103,68 @@ func (p *party) size() int {
 	return len(p.peers)
 }
 
-// had reports whether the party itself has had the processors since the time
-// from, when this process lost one of them. After a long time without a look it
-// reports true, because it does not know: a slice that is lost now and then
-// does no harm.
-func (p *party) had(from, now time.Duration) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if from < p.looked {
-		return p.verdict // another goroutine has looked since, for the same slice
+// keepLooking looks at the party if that is due, so that had knows. It is for a
+// goroutine that polls.
+func (p *party) keepLooking(now time.Duration) {
+	if now-time.Duration(p.looked.Load()) >= partyLook && p.mu.TryLock() {
+		defer p.mu.Unlock()
+		p.look(now)
 	}
+}
+
+// look finds out what the party has used since the last look. The caller has
+// p.mu.
+func (p *party) look(now time.Duration) {
+	last := time.Duration(p.looked.Swap(int64(now)))
+	p.before, p.last = p.last, turn{length: now - last}
 	if len(p.peers) > maxParty {
-		p.looked, p.verdict = now, false
-		return false
+		return
 	}
-	own, processors := p.usage(0)
-	used := own - p.own
-	p.own = own
+	processors := p.lookAt(os.Getpid(), &p.self, last, now)
 	for pid, m := range p.peers {
-		cpu, on := p.usage(pid)
-		used += max(0, cpu-m.cpu)
-		m.cpu = cpu
-		processors.add(on)
+		processors.add(p.lookAt(pid, m, last, now))
 	}
-	since := now - p.looked
-	p.looked = now
-	p.verdict = since > partyStays || float64(used) >= partyShare*float64(since)*float64(processors.count())
+	p.last.processors = processors.count()
+}
+
+// lookAt adds to the last turn what a member has used in it, and returns where
+// it may run. A member that was not there at the last look has used nothing.
+func (p *party) lookAt(pid int, m *member, last, now time.Duration) processorSet {
+	used, on := p.usage(pid)
+	if m.looked == last && last > 0 {
+		p.last.used += max(0, used-m.used)
+	}
+	m.used, m.looked = used, now
+	return on
+}
+
+// had reports whether the party itself has had the processors since the time
+// from, when this process lost one of them; false if it is not known.
+func (p *party) had(from, now time.Duration) bool {
+	if !p.mu.TryLock() {
+		return true // another goroutine looks, and decides
+	}
+	defer p.mu.Unlock()
+	if from >= p.judged || now-p.judged >= slice { // otherwise it is the same slice
+		p.look(now)
+		p.judged, p.verdict = now, p.judge()
+	}
 	return p.verdict
 }
 
-// usage returns how much processor time a process has used, 0 being this one,
-// and the processors that it may run on.
+// judge reports whether the party has had the processors in the last two turns.
+func (p *party) judge() bool {
+	length := p.last.length + p.before.length
+	n := p.last.processors
+	if n == 0 || length > partyStays {
+		return false
+	}
+	others := time.Duration(n)*length - p.last.used - p.before.used
+	return float64(others) <= partySpares*float64(min(n, 2))*float64(length)
+}
+
+// usage returns how much processor time a process has used, and the processors
+// that it may run on.
 func (p *party) usage(pid int) (time.Duration, processorSet) {
 	if p.ask != nil {
 		return p.ask(pid)

@@ -9,62 +9,108 @@ import (
 	"time"
 )
 
-// fakes are processes that have used some processor time, on two processors.
-type fakes map[int]time.Duration
+const ms = time.Millisecond
 
-func (f fakes) ask(pid int) (time.Duration, processorSet) { return f[pid], processorSet{3} }
+// fakes are processes that have used some processor time. 0 is this one. All
+// may run on the processors on.
+type fakes struct {
+	used map[int]time.Duration
+	on   processorSet
+}
 
-// TestPartyHad has this process (0), peers and strangers use two processors.
+func (f *fakes) ask(pid int) (time.Duration, processorSet) {
+	if pid == os.Getpid() {
+		pid = 0
+	}
+	return f.used[pid], f.on
+}
+
+func (f *fakes) run(used map[int]time.Duration) {
+	for pid, d := range used {
+		f.used[pid] += d
+	}
+}
+
+type uses = map[int]time.Duration
+
+// TestPartyHad has this process (0), peers and strangers use some processors for
+// 10 ms, and then again.
 func TestPartyHad(t *testing.T) {
-	const ms = time.Millisecond
 	for _, tt := range []struct {
 		name  string
+		on    processorSet
 		peers []int
-		used  fakes // in 10 ms
+		used  uses
 		want  bool
 	}{
-		{"this process and its peer", []int{7}, fakes{0: 9 * ms, 7: 9 * ms}, true},
-		{"just so much", []int{7}, fakes{0: 10 * ms, 7: 6 * ms}, true},
-		{"a little less", []int{7}, fakes{0: 10 * ms, 7: 6*ms - 1}, false},
-		{"beside one that computes", []int{7}, fakes{0: 7 * ms, 7: 6 * ms, 99: 7 * ms}, false},
-		{"of two peers", []int{7, 8}, fakes{0: 6 * ms, 7: 6 * ms, 8: 6 * ms}, true},
-		{"of peers with several connections", []int{7, 8, 7}, fakes{0: 6 * ms, 7: 6 * ms, 8: 0}, false},
-		{"a stranger without a number", []int{0, -1}, fakes{0: 9 * ms, -1: 9 * ms}, false},
-		{"a number that another process has now", []int{7}, fakes{0: 17 * ms, 7: -5 * ms}, true},
-		{"alone", nil, fakes{0: 20 * ms}, true},
+		{"this process and its peer", processorSet{3}, []int{7}, uses{0: 9 * ms, 7: 9 * ms}, true},
+		{"just so much", processorSet{3}, []int{7}, uses{0: 10 * ms, 7: 6 * ms}, true},
+		{"a little less", processorSet{3}, []int{7}, uses{0: 10 * ms, 7: 6*ms - 1}, false},
+		{"beside one that computes", processorSet{3}, []int{7}, uses{0: 7 * ms, 7: 6 * ms, 99: 7 * ms}, false},
+		{"of two peers", processorSet{3}, []int{7, 8}, uses{0: 6 * ms, 7: 6 * ms, 8: 6 * ms}, true},
+		{"of peers with several connections", processorSet{3}, []int{7, 8, 7}, uses{0: 6 * ms, 7: 6 * ms}, false},
+		{"a stranger without a number", processorSet{3}, []int{0, -1}, uses{0: 9 * ms, -1: 9 * ms}, false},
+		{"a number that another process has now", processorSet{3}, []int{7}, uses{0: 17 * ms, 7: -5 * ms}, true},
+		{"alone", processorSet{3}, nil, uses{0: 20 * ms}, true},
+		{"one processor", processorSet{1}, []int{7}, uses{0: 4 * ms, 7: 4 * ms}, true},
+		{"one processor, and a stranger", processorSet{1}, []int{7}, uses{0: 4 * ms, 7: 4*ms - 1}, false},
+		{"eight processors", processorSet{255}, []int{7}, uses{0: 40 * ms, 7: 36 * ms}, true},
+		{"a stranger on one of eight processors", processorSet{255}, []int{7}, uses{0: 40 * ms, 7: 34 * ms}, false},
+		{"processors unknown", processorSet{}, []int{7}, uses{0: 10 * ms, 7: 10 * ms}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			now := fakes{0: 500 * ms, 7: 100 * ms, 8: 200 * ms, 99: 300 * ms}
-			p := party{ask: now.ask}
+			f := &fakes{uses{0: 500 * ms, 7: 100 * ms, 8: 200 * ms, 99: 300 * ms}, tt.on}
+			p := party{ask: f.ask}
 			for _, pid := range tt.peers {
 				p.join(pid)
 			}
-			if !p.had(1000*ms, 1001*ms) {
-				t.Error("the first look knows something")
+			if p.had(1000*ms, 1001*ms) {
+				t.Error("it is known at the first look")
 			}
-			for pid, d := range tt.used {
-				now[pid] += d
-			}
-			if got := p.had(1008*ms, 1011*ms); got != tt.want {
+			f.run(uses{0: 80 * ms})
+			p.keepLooking(1002 * ms) // not due yet
+			p.keepLooking(1021 * ms)
+			f.run(tt.used)
+			p.had(1028*ms, 1031*ms)
+			f.run(tt.used)
+			if got := p.had(1038*ms, 1041*ms); got != tt.want {
 				t.Errorf("had() = %v, want %v", got, tt.want)
 			}
 			// Another goroutine has lost the same slice.
-			now[0] += time.Second
-			if got := p.had(1009*ms, 1012*ms); got != tt.want {
+			f.run(uses{0: time.Second})
+			if got := p.had(1039*ms, 1042*ms-1); got != tt.want {
 				t.Errorf("had() = %v for another goroutine, want %v", got, tt.want)
 			}
-			now[0] = 0
-			if !p.had(1108*ms, 1111*ms+1) {
-				t.Error("it remembers what was 100 ms ago")
+			// One that it has lost since then.
+			if got := p.had(1039*ms, 1042*ms); got != (tt.on.count() > 0) {
+				t.Errorf("had() = %v after so much more time, want %v", got, !got)
 			}
 		})
 	}
 }
 
+// TestPartyForgets has a long time pass between two looks.
+func TestPartyForgets(t *testing.T) {
+	for _, tt := range []struct {
+		gap  time.Duration
+		want bool
+	}{{partyStays - 10*ms, true}, {partyStays - 10*ms + 1, false}, {time.Hour, false}} {
+		f := &fakes{uses{}, processorSet{3}}
+		p := party{ask: f.ask}
+		p.keepLooking(1000 * ms)
+		f.run(uses{0: 20 * ms})
+		p.had(1010*ms, 1010*ms)
+		f.run(uses{0: 2 * tt.gap})
+		if got := p.had(1010*ms, 1010*ms+tt.gap); got != tt.want {
+			t.Errorf("had() = %v after %v, want %v", got, tt.gap, tt.want)
+		}
+	}
+}
+
 // TestPartyMembers has peers come and go.
 func TestPartyMembers(t *testing.T) {
-	used := fakes{}
-	p := party{ask: used.ask}
+	f := &fakes{uses{}, processorSet{3}}
+	p := party{ask: f.ask}
 	size := func(want int) {
 		t.Helper()
 		if got := p.size(); got != want {
@@ -81,22 +127,62 @@ func TestPartyMembers(t *testing.T) {
 	p.leave(7)
 	size(0)
 
-	had := func(want bool) {
+	now := 1000 * ms
+	had := func(what string, used time.Duration, want bool) {
 		t.Helper()
-		now := p.looked + time.Millisecond
-		used[0] += 2 * time.Millisecond
-		if got := p.had(p.looked, now); got != want {
-			t.Errorf("with %d peers: had() = %v, want %v", p.size(), got, want)
+		var got bool
+		for range 3 { // of which two count
+			now += 10 * ms
+			f.run(uses{0: used})
+			got = p.had(now, now)
+		}
+		if got != want {
+			t.Errorf("%s: had() = %v, want %v", what, got, want)
 		}
 	}
-	for pid := range maxParty {
-		p.join(pid + 1)
+	had("alone", 20*ms, true)
+	// What a peer used before it came does not count.
+	f.run(uses{9: time.Hour})
+	had("idle", 0, false)
+	p.join(9)
+	had("with a new peer", 0, false)
+	p.leave(9)
+	f.run(uses{9: time.Hour})
+	p.join(9)
+	had("with a peer that comes again", 0, false)
+	for pid := range maxParty - 1 {
+		p.join(100 + pid)
 	}
-	had(true)
-	p.join(maxParty + 1)
-	had(false)
-	p.leave(1)
-	had(true)
+	had("as many as are asked", 20*ms, true)
+	p.join(200)
+	had("one more", 20*ms, false)
+	p.leave(200)
+	had("as many again, after a time without a look", 1*ms, false)
+}
+
+// TestLost loses slices to the party, and to others.
+func TestLost(t *testing.T) {
+	for _, tt := range []struct {
+		used time.Duration // of 20 ms
+		want bool
+	}{{0, true}, {20 * ms, false}} {
+		f := &fakes{uses{}, processorSet{3}}
+		r := newPollers()
+		r.party.ask = f.ask
+		r.party.join(7)
+		now := 1000 * ms
+		for range 3 {
+			r.party.keepLooking(now)
+			now += partyLook
+			f.run(uses{0: tt.used, 7: tt.used})
+		}
+		if r.lost(now-slice+1, now) || r.others.rests(now) {
+			t.Errorf("less than a slice is lost")
+		}
+		if got := r.lost(now-slice, now); got != tt.want || r.others.rests(now) != tt.want {
+			t.Errorf("the party has used %v: lost() = %v, rests() = %v, want %v", tt.used, got, r.others.rests(now), tt.want)
+		}
+	}
 }
 
 // TestProcessorTime asks the kernel.
@@ -109,16 +195,17 @@ func TestProcessorTime(t *testing.T) {
 	if err := worker.Start(); err != nil {
 		t.Fatal(err)
 	}
-	own, pid := processorTime(0), worker.Process.Pid
+	self, pid := os.Getpid(), worker.Process.Pid
+	own := processorTime(self)
 	eventually(func() bool { return processorTime(pid) > 20*time.Millisecond }) // which works
-	all := processorsOf(0)
+	all := processorsOf(self)
 	if n := all.count(); n == 0 {
 		t.Error("this process may run nowhere")
 	}
 	if of := processorsOf(pid); of != all {
 		t.Errorf("the child may run on %v, this process on %v", of, all)
 	}
-	eventually(func() bool { return processorTime(0) > own })
+	eventually(func() bool { return processorTime(self) > own })
 	worker.Process.Kill()
 	worker.Wait()
 	if got := processorTime(pid); got != 0 {

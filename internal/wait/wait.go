@@ -41,15 +41,13 @@ const (
 	// it to each other.
 	processorYieldAfter = 5 * time.Microsecond
 
-	// schedEvery is the time from one look for goroutines that want to run to
-	// the next that follows if there were none, for a goroutine that polls and
-	// has made none runnable itself. One that did run may have yielded, as gRPC's
-	// writer does before it sends, and want to run again.
+	// schedEvery is the time from one look for goroutines that want to run, if
+	// there were none, to the next, for a goroutine that has made none runnable
+	// itself. One that did run may want to run again, as gRPC's writer does.
 	schedEvery = 50 * time.Microsecond
 
-	// leaderGrace is how long after its last progress a leader may lose a time
-	// slice without a rest: with 512 connections 1.0-2.3 of a Unix socket's
-	// rate instead of 0.7-0.9.
+	// leaderGrace is how long after its last progress a leader may lose a slice
+	// without a rest: 512 connections 1.0-2.3 of a Unix socket instead of 0.7-0.9.
 	leaderGrace = 200 * time.Microsecond
 )
 
@@ -127,8 +125,8 @@ type pollers struct {
 	queue      queue
 	hotYielded atomic.Int64 // when a hot connection last yielded the processor
 	gosched    gosched
-	others     backoff // with other processes
-	party      party   // which are no others
+	party      party
+	others     backoff // for processes that are not of the party
 
 	// Owned by the leader.
 	list     []*Waiter
@@ -211,6 +209,7 @@ func (r *pollers) yieldHot(now time.Duration) {
 	}
 	r.visitor.visit(now)
 	r.gosched.polls(now)
+	r.party.keepLooking(now)
 	wanted := Now()
 	Yield()
 	r.lost(wanted, Now())
@@ -259,6 +258,7 @@ func (r *pollers) poll(w *Waiter, start, budget time.Duration) Cause {
 	}
 	if last := r.refreshed.Load(); w.start-time.Duration(last) > heartbeat && r.refreshed.CompareAndSwap(last, int64(w.start)) {
 		r.refresh()
+		r.party.keepLooking(w.start)
 	}
 	if r.slots.Load() < r.limit.Load() {
 		w.near, w.elsewhere = w.cond.Where()
@@ -374,6 +374,7 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 		if now-tick >= heartbeat {
 			tick = now
 			w.cond.Tick()
+			r.party.keepLooking(now)
 		}
 		r.visitor.visit(now)
 		alone := !w.elsewhere && !r.parallel.Load()

@@ -1195,3 +1195,30 @@ func wantEach(t *testing.T, who string, count, descriptors int, before usage, no
 	}
 	return open
 }
+
+// TestPeers has connections to this process and to another one: only the latter
+// is a peer whose slices waits ask for.
+func TestPeers(t *testing.T) {
+	before := wait.Peers()
+	want := func(when string, n int) {
+		t.Helper()
+		if got := wait.Peers() - before; got != n {
+			t.Errorf("%s: %d peers, want %d", when, got, n)
+		}
+	}
+	s := shmtest.Shape{Ring: 4096, Spares: -1}
+	a, b := s.Pair(t)
+	want("a pair within this process", 0)
+	h := newConns(t, s)
+	h.open(3)
+	want("three connections to another one", 1)
+	h.conns[0].Close()
+	h.conns[1].(*shmconn.Conn).Abort()
+	want("one connection left", 1)
+	h.conns = h.conns[2:]
+	h.close()
+	want("none", 0)
+	a.Close()
+	b.Close()
+	want("none in this process", 0)
+}
