@@ -33,8 +33,8 @@ func (f *fakes) run(used map[int]time.Duration) {
 
 type uses = map[int]time.Duration
 
-// TestPartyHad has this process (0), peers and strangers use some processors for
-// 10 ms, and then again.
+// TestPartyHad has this process (0), peers and strangers use some processors
+// for 10 ms, and then again.
 func TestPartyHad(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
