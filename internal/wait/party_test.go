@@ -11,16 +11,19 @@ import (
 
 const ms = time.Millisecond
 
-// fakes are processes that have used some processor time. 0 is this one. All
-// may run on the processors on.
+// fakes are processes that have used some processor time. 0 is this one, which
+// may run on the processors on, as the others may, if they have none of theirs.
 type fakes struct {
-	used map[int]time.Duration
-	on   processorSet
+	used       map[int]time.Duration
+	on, theirs processorSet
 }
 
 func (f *fakes) ask(pid int) (time.Duration, processorSet) {
 	if pid == os.Getpid() {
-		pid = 0
+		return f.used[0], f.on
+	}
+	if f.theirs.count() > 0 {
+		return f.used[pid], f.theirs
 	}
 	return f.used[pid], f.on
 }
@@ -59,7 +62,7 @@ func TestPartyHad(t *testing.T) {
 		{"processors unknown", processorSet{}, []int{7}, uses{0: 10 * ms, 7: 10 * ms}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := &fakes{uses{0: 500 * ms, 7: 100 * ms, 8: 200 * ms, 99: 300 * ms}, tt.on}
+			f := &fakes{uses{0: 500 * ms, 7: 100 * ms, 8: 200 * ms, 99: 300 * ms}, tt.on, processorSet{}}
 			p := party{ask: f.ask}
 			for _, pid := range tt.peers {
 				p.join(pid)
@@ -68,7 +71,10 @@ func TestPartyHad(t *testing.T) {
 				t.Error("it is known at the first look")
 			}
 			f.run(uses{0: 80 * ms})
-			p.keepLooking(1002 * ms) // not due yet
+			p.keepLooking(1021*ms - 1) // not due yet
+			if at := time.Duration(p.looked.Load()); at != 1001*ms {
+				t.Errorf("it looks again after %v", at-1001*ms)
+			}
 			p.keepLooking(1021 * ms)
 			f.run(tt.used)
 			p.had(1028*ms, 1031*ms)
@@ -89,14 +95,37 @@ func TestPartyHad(t *testing.T) {
 	}
 }
 
+// TestPartyPinned has this process and its peer on a processor each.
+func TestPartyPinned(t *testing.T) {
+	for _, tt := range []struct {
+		own, peer time.Duration // of 10 ms
+		want      bool
+	}{{9 * ms, 8 * ms, true}, {9 * ms, 4 * ms, false}} {
+		f := &fakes{uses{}, processorSet{1}, processorSet{2}}
+		p := party{ask: f.ask}
+		p.join(7)
+		var got bool
+		for now := 1000 * ms; now <= 1030*ms; now += 10 * ms {
+			got = p.had(now, now)
+			f.run(uses{0: tt.own, 7: tt.peer})
+		}
+		if got != tt.want {
+			t.Errorf("had() = %v after %v and %v of 10 ms, want %v", got, tt.own, tt.peer, tt.want)
+		}
+	}
+}
+
 // TestPartyForgets has a long time pass between two looks.
 func TestPartyForgets(t *testing.T) {
 	for _, tt := range []struct {
 		gap  time.Duration
 		want bool
 	}{{partyStays - 10*ms, true}, {partyStays - 10*ms + 1, false}, {time.Hour, false}} {
-		f := &fakes{uses{}, processorSet{3}}
+		f := &fakes{used: uses{0: time.Hour}, on: processorSet{3}}
 		p := party{ask: f.ask}
+		if p.had(10*ms, 10*ms) {
+			t.Error("it is known at the first look, soon after the start")
+		}
 		p.keepLooking(1000 * ms)
 		f.run(uses{0: 20 * ms})
 		p.had(1010*ms, 1010*ms)
@@ -109,7 +138,7 @@ func TestPartyForgets(t *testing.T) {
 
 // TestPartyMembers has peers come and go.
 func TestPartyMembers(t *testing.T) {
-	f := &fakes{uses{}, processorSet{3}}
+	f := &fakes{used: uses{}, on: processorSet{3}}
 	p := party{ask: f.ask}
 	size := func(want int) {
 		t.Helper()
@@ -130,14 +159,13 @@ func TestPartyMembers(t *testing.T) {
 	now := 1000 * ms
 	had := func(what string, used time.Duration, want bool) {
 		t.Helper()
-		var got bool
-		for range 3 { // of which two count
+		for i := range 3 {
 			now += 10 * ms
 			f.run(uses{0: used})
-			got = p.had(now, now)
-		}
-		if got != want {
-			t.Errorf("%s: had() = %v, want %v", what, got, want)
+			// The last two looks count, and nothing before is to be taken for theirs.
+			if got := p.had(now, now); got != want && (i == 2 || got) {
+				t.Errorf("%s: had() = %v, want %v", what, got, want)
+			}
 		}
 	}
 	had("alone", 20*ms, true)
@@ -166,7 +194,7 @@ func TestLost(t *testing.T) {
 		used time.Duration // of 20 ms
 		want bool
 	}{{0, true}, {20 * ms, false}} {
-		f := &fakes{uses{}, processorSet{3}}
+		f := &fakes{used: uses{}, on: processorSet{3}}
 		r := newPollers()
 		r.party.ask = f.ask
 		r.party.join(7)
@@ -178,6 +206,9 @@ func TestLost(t *testing.T) {
 		}
 		if r.lost(now-slice+1, now) || r.others.rests(now) {
 			t.Errorf("less than a slice is lost")
+		}
+		if r.party.judged != 0 {
+			t.Errorf("the party is asked for less than a slice")
 		}
 		if got := r.lost(now-slice, now); got != tt.want || r.others.rests(now) != tt.want {
 			t.Errorf("the party has used %v: lost() = %v, rests() = %v, want %v", tt.used, got, r.others.rests(now), tt.want)
