@@ -13,8 +13,8 @@ func pingPong(e *end, q quota) (Result, error)     { return rally(e, q, 0) }
 func pingPongEcho(e *end, q quota) (Result, error) { return returnRally(e, 0) }
 
 // ringPingPong does the same with a message, copied into a ring before the
-// number is stored, and out of it after that was seen. A ring for each
-// direction: without a connection, a round trip takes no less.
+// number is stored, and out of it after that was seen, with a ring for each
+// direction: what a round trip takes without a connection.
 func ringPingPong(e *end, q quota) (Result, error)     { return rally(e, q, e.spec.Size) }
 func ringPingPongEcho(e *end, q quota) (Result, error) { return returnRally(e, e.spec.Size) }
 
@@ -23,13 +23,15 @@ func rally(e *end, q quota, size int) (r Result, err error) {
 	message := make([]byte, size)
 	one := func() {
 		m.turn++
-		m.put(0, message)
+		if size > 0 {
+			m.put(0, message)
+		}
 		m.ping.Store(m.turn)
 		for n := 1; m.pong.Load() != m.turn; n++ {
 			stuck(n)
 		}
-		if got := m.take(1, message); got != byte(m.turn) && size > 0 && err == nil {
-			err = fmt.Errorf("bench: message %#x came as %#x", byte(m.turn), got)
+		if size > 0 && err == nil {
+			err = m.take(1, message)
 		}
 		r.AllOps++
 	}
@@ -67,10 +69,12 @@ func returnRally(e *end, size int) (r Result, err error) {
 		}
 		end := m.stop.Load() == v // stored before this ping
 		m.turn = v
-		if got := m.take(0, message); got != byte(v) && size > 0 {
-			return r, fmt.Errorf("bench: message %#x came as %#x", byte(v), got)
+		if size > 0 {
+			if err := m.take(0, message); err != nil {
+				return r, err
+			}
+			m.put(1, message)
 		}
-		m.put(1, message)
 		m.pong.Store(v)
 		if end {
 			return r, nil
@@ -80,21 +84,19 @@ func returnRally(e *end, size int) (r Result, err error) {
 }
 
 // put copies a message, which begins with the number of its turn, into one of
-// two rings, and take copies one out. Sizes are powers of two, so that no
-// message wraps.
+// two rings, and take copies one out and checks the number. Sizes are powers of
+// two, so that no message wraps.
 func (m *memory) put(ring int, message []byte) {
-	if len(message) > 0 {
-		message[0] = byte(m.turn)
-		copy(m.slot(ring, len(message)), message)
-	}
+	message[0] = byte(m.turn)
+	copy(m.slot(ring, len(message)), message)
 }
 
-func (m *memory) take(ring int, message []byte) (number byte) {
-	if len(message) > 0 {
-		copy(message, m.slot(ring, len(message)))
-		number = message[0]
+func (m *memory) take(ring int, message []byte) error {
+	copy(message, m.slot(ring, len(message)))
+	if message[0] != byte(m.turn) {
+		return fmt.Errorf("bench: message %#x came as %#x", byte(m.turn), message[0])
 	}
-	return number
+	return nil
 }
 
 func (m *memory) slot(ring, size int) []byte {
