@@ -631,6 +631,7 @@ func TestExclusivePanics(t *testing.T) {
 // TestExclusiveTruncated truncates the segment under f: f is ended, with its
 // deferred calls, and the error names what was done.
 func TestExclusiveTruncated(t *testing.T) {
+	shmtest.SkipRaced(t)
 	for name, f := range map[string]func(a *shmconn.Conn, deferred func()) error{
 		"Produce": func(a *shmconn.Conn, deferred func()) error {
 			return a.Produce(func(p *shmconn.Producer) error {
