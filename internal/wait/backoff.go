@@ -5,16 +5,6 @@ import (
 	"time"
 )
 
-const (
-	// slice is the least time that counts as lost to a process that computes:
-	// the kernel's time slices are a millisecond or more. A process that polls
-	// as well yields sooner.
-	slice = time.Millisecond
-
-	rest        = 32 // times the time that was lost
-	longestRest = time.Second
-)
-
 // A backoff says when the process does not poll, because others than its party
 // want the processors.
 //

@@ -85,9 +85,9 @@ func (r *pollers) scanFollowers(now time.Duration) {
 	// After progress the last scan may be long ago, because other goroutines
 	// worked in between. So the budgets do not count then; only the limit does,
 	// now and then.
-	if beat := now-r.ticked >= heartbeat; beat || !progress {
+	if due := now-r.ticked >= choreEvery; due || !progress {
 		r.expire(now)
-		if beat {
+		if due {
 			r.ticked = now
 			r.tick()
 		}
@@ -128,10 +128,10 @@ func (r *pollers) expire(now time.Duration) {
 	}
 }
 
-// tick gives some followers their Tick.
+// tick gives the next follower its Tick.
 func (r *pollers) tick() {
-	for range min(maxTicks, len(r.list)) {
-		r.turn = (r.turn + 1) % len(r.list)
+	if n := len(r.list); n > 0 {
+		r.turn = (r.turn + 1) % n
 		r.list[r.turn].cond.Tick()
 	}
 }

@@ -7,25 +7,6 @@ import (
 	"time"
 )
 
-const (
-	// partyLook is the time from one look at the party's processor time to the
-	// next while this process polls.
-	partyLook = 20 * time.Millisecond
-
-	// partyStays is how long ago the look before the last may be for the party to
-	// be known.
-	partyStays = 5 * partyLook
-
-	// partySpares is how much of each of two processors others can have had if
-	// they have taken no slice worth speaking of. One process that computes
-	// beside two ends on two processors has a third.
-	partySpares = 0.2
-
-	// maxParty is how many peers are asked at most, some 2 us each. With more,
-	// others are taken to have had every slice.
-	maxParty = 32
-)
-
 // A party is this process and its peers: whatever its waits wait for is done by
 // one of them.
 //

@@ -52,16 +52,6 @@ type gosched struct {
 	last atomic.Int64 // when a goroutine last polled
 }
 
-const (
-	// lookoutAfter is for how long a goroutine polls, after the network may have
-	// woken it, before it starts a thread for that, which takes some
-	// microseconds. Most waits are over by then.
-	lookoutAfter = 100 * time.Microsecond
-
-	// schedAtLeast is half the time after which the monitor acts.
-	schedAtLeast = 5 * time.Millisecond
-)
-
 // woken notes that the network may have woken a goroutine at the time now.
 func (g *gosched) woken(now time.Duration) { g.due.Store(int64(now + lookoutAfter)) }
 

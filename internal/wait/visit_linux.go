@@ -12,11 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// visitEvery is the time between visits, in which a goroutine that polls makes
-// the runtime check the network, while no P is idle. A visit takes 1.1 us, so
-// visits take a hundredth of the time.
-const visitEvery = 100 * time.Microsecond
-
 // A visitor makes the runtime's scheduler check the network.
 //
 // The scheduler does so when it finds nothing to run, and its monitor does so
@@ -69,7 +64,7 @@ func (v *visitor) open() {
 // idle.
 func (v *visitor) visit(now time.Duration) {
 	last := v.last.Load()
-	if now-time.Duration(last) < visitEvery || !v.last.CompareAndSwap(last, int64(now)) || !v.mu.TryLock() {
+	if now-time.Duration(last) < choreEvery || !v.last.CompareAndSwap(last, int64(now)) || !v.mu.TryLock() {
 		return
 	}
 	defer v.mu.Unlock()

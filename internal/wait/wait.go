@@ -22,35 +22,6 @@ import (
 	"shmconn/internal/sema"
 )
 
-const (
-	spins         = 48                     // looks of the first spin
-	burst         = 24                     // looks between two yields of a goroutine with a slot
-	gap           = 1                      // PAUSE instructions between two looks
-	pauses        = 24                     // PAUSE instructions of a Pause
-	heartbeat     = time.Millisecond       // from one Tick to the next
-	maxTicks      = 16                     // followers that get a Tick in one scan
-	yields        = 8                      // of a wait where spinning makes no sense
-	blindTick     = 256                    // looks from one Tick to the next without a clock
-	spunLooks     = 64                     // waits that spinning has ended between two looks at the clock
-	hotYieldEvery = 200 * time.Microsecond // between yields of a hot connection; each keeps both ends a microsecond or two
-	longest       = 10 * time.Millisecond  // how long a wait may exceed its budget while others make progress
-
-	// processorYieldAfter is how long a goroutine polls before it also yields
-	// its processor, on which the peer may be waiting to run. A shorter time does
-	// harm: two ends that happen to share a processor would stay there, handing
-	// it to each other.
-	processorYieldAfter = 5 * time.Microsecond
-
-	// schedEvery is the time from one look for goroutines that want to run, if
-	// there were none, to the next, for a goroutine that has made none runnable
-	// itself. One that did run may want to run again, as gRPC's writer does.
-	schedEvery = 50 * time.Microsecond
-
-	// leaderGrace is how long after its last progress a leader may lose a slice
-	// without a rest: 512 connections 1.0-2.3 of a Unix socket instead of 0.7-0.9.
-	leaderGrace = 200 * time.Microsecond
-)
-
 // Forever is a budget that is never used up.
 const Forever = time.Duration(1<<63 - 1)
 
@@ -61,7 +32,7 @@ type Condition interface {
 	// panics, the goroutine that waits panics.
 	Ready() bool
 
-	// Tick is called about once a millisecond, or every n/16 ms with n
+	// Tick is called about once a millisecond, or every n/10 ms with n
 	// followers. It makes the checks that cost too much for Ready.
 	Tick()
 
@@ -161,9 +132,6 @@ type quota struct {
 	read atomic.Int64  // when it was last read
 }
 
-// quotaStays is how long a quota that was read is used.
-const quotaStays = time.Second
-
 func (q *quota) get() float64 {
 	if last, now := q.read.Load(), int64(Now()); now-last >= int64(quotaStays) && q.read.CompareAndSwap(last, now) {
 		bubble.Go(func() { q.cpus.Store(math.Float64bits(readQuota())) })
@@ -188,12 +156,12 @@ func (r *pollers) spin(w *Waiter) bool {
 	}
 	for range spins {
 		if w.cond.Ready() {
-			if w.spun++; w.spun%spunLooks == 0 {
+			if w.spun++; w.spun%looksBlind == 0 {
 				r.yieldHot(Now())
 			}
 			return true
 		}
-		pause(gap)
+		pause(1)
 	}
 	return false
 }
@@ -294,7 +262,7 @@ func (r *pollers) giveWay(w *Waiter) Cause {
 // bubble.
 func (w *Waiter) pollBlind() {
 	for n := 1; !w.cond.Ready(); n++ {
-		if n%blindTick == 0 {
+		if n%looksBlind == 0 {
 			w.cond.Tick()
 		}
 		runtime.Gosched()
@@ -351,7 +319,7 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 				}
 				return Polled
 			}
-			pause(gap)
+			pause(1)
 		}
 		now = Now()
 		if !worthy && r.lost(wanted, now) && w.budget != Forever {
@@ -386,7 +354,7 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 			if r.queue.waiting() {
 				runtime.Gosched()
 			} else {
-				turn = now + schedEvery
+				turn = now + choreEvery
 			}
 		}
 		wanted = Now()

@@ -435,7 +435,7 @@ func TestPanic(t *testing.T) {
 func TestTick(t *testing.T) {
 	onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *pollers) {
 		var ws []*waiting
-		for range maxTicks + 8 {
+		for range 24 {
 			ws = append(ws, r.start(Forever))
 		}
 		for _, w := range ws {
@@ -580,7 +580,7 @@ func TestQueue(t *testing.T) {
 
 // TestYieldsBack has a goroutine that yields again and again next to one that
 // polls on the only P: it gets its turn after each look of that, and not after
-// schedEvery.
+// choreEvery.
 func TestYieldsBack(t *testing.T) {
 	onProcs(t, []int{1}, func(t *testing.T, r *pollers) {
 		const times = 20
