@@ -21,25 +21,30 @@ func TestBackoff(t *testing.T) {
 		name   string
 		losses []time.Duration // when, how long, and for how long the waits sleep: in threes
 	}{
-		{"less than a slice", []time.Duration{5 * ms, slice - 1, 0}},
-		{"one", []time.Duration{5 * ms, 3 * ms, 96 * ms}},
-		{"a long one", []time.Duration{5 * ms, 100 * ms, 1000 * ms}},
+		{"less than a slice", []time.Duration{5 * ms, slice - 1, 0, 6 * ms, slice - 1, 0}},
+		{"one", []time.Duration{5 * ms, 3 * ms, 0}},
+		{"two", []time.Duration{0, 1 * ms, 0, 2 * ms, 1 * ms, 64 * ms}},
+		{"long ones", []time.Duration{5 * ms, 100 * ms, 0, 200 * ms, 100 * ms, 1000 * ms}},
 		{"again at once", []time.Duration{
-			0, 1 * ms, 32 * ms,
-			33 * ms, 1 * ms, 64 * ms, // 0 after the while
-			98 * ms, 1 * ms, 128 * ms,
-			227 * ms, 2 * ms, 256 * ms,
-			485 * ms, 1 * ms, 512 * ms,
-			998 * ms, 1 * ms, 1000 * ms,
-			1999 * ms, 1 * ms, 1000 * ms,
+			0, 1 * ms, 0,
+			2 * ms, 1 * ms, 64 * ms, // 0 after the while
+			68 * ms, 1 * ms, 128 * ms,
+			198 * ms, 2 * ms, 256 * ms,
+			458 * ms, 1 * ms, 512 * ms,
+			972 * ms, 1 * ms, 1000 * ms,
+			1975 * ms, 1 * ms, 1000 * ms,
 		}},
-		{"just soon enough", []time.Duration{0, 1 * ms, 32 * ms, 64*ms - 1, 1 * ms, 64 * ms}},
-		{"not soon enough", []time.Duration{0, 1 * ms, 32 * ms, 64 * ms, 1 * ms, 32 * ms}},
-		{"a longer one", []time.Duration{0, 1 * ms, 32 * ms, 34 * ms, 4 * ms, 128 * ms}},
-		{"long ago", []time.Duration{0, 1 * ms, 32 * ms, 33 * ms, 1 * ms, 64 * ms, 3000 * ms, 1 * ms, 32 * ms}},
-		{"the same slice, by another goroutine", []time.Duration{5 * ms, 1 * ms, 32 * ms, 5 * ms, 1 * ms, 32 * ms, 4 * ms, 2 * ms, 32 * ms}},
+		{"just soon enough", []time.Duration{0, 1 * ms, 0, 32*ms - 1, 1 * ms, 64 * ms, 160*ms - 2, 1 * ms, 128 * ms}},
+		{"not soon enough", []time.Duration{0, 1 * ms, 0, 32 * ms, 1 * ms, 0}},
+		{"not soon enough after a rest", []time.Duration{0, 1 * ms, 0, 2 * ms, 1 * ms, 64 * ms, 130 * ms, 1 * ms, 0}},
+		{"a longer one", []time.Duration{0, 1 * ms, 0, 2 * ms, 4 * ms, 128 * ms}},
+		{"long ago", []time.Duration{0, 1 * ms, 0, 2 * ms, 1 * ms, 64 * ms, 3000 * ms, 1 * ms, 0, 3002 * ms, 1 * ms, 64 * ms}},
+		{"the same slice, by another goroutine", []time.Duration{
+			5 * ms, 1 * ms, 0, 5 * ms, 1 * ms, 0, 4 * ms, 2 * ms, 0,
+			8 * ms, 1 * ms, 64 * ms, 8 * ms, 1 * ms, 64 * ms, 7 * ms, 2 * ms, 64 * ms,
+		}},
 		// By another goroutine, which had begun to poll before.
-		{"while sleeping", []time.Duration{0, 1 * ms, 32 * ms, 10 * ms, 1 * ms, 64 * ms}},
+		{"while sleeping", []time.Duration{0, 1 * ms, 0, 2 * ms, 1 * ms, 64 * ms, 10 * ms, 1 * ms, 128 * ms}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var c backoff
@@ -51,7 +56,7 @@ func TestBackoff(t *testing.T) {
 				}
 				if want == 0 {
 					if c.rests(now) != before {
-						t.Error("less than a slice changes something")
+						t.Errorf("lost(%v, %v) begins or ends a rest", had, now)
 					}
 					continue
 				}
@@ -71,7 +76,7 @@ func TestBackoffBesideWorker(t *testing.T) {
 		onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *pollers) {
 			r.refreshed.Store(int64(time.Hour)) // pinned, it would find one processor
 			r.parallel.Store(runtime.GOMAXPROCS(0) > 1)
-			for r.others.last.Load() == 0 { // one P yields a few times only, which need not give the other process a whole slice
+			for !r.others.rests(Now()) { // one P yields a few times only, which need not give the other process a whole slice
 				if r.polls(NewWaiter(new(probed)), Now(), time.Hour) {
 					t.Fatal("poll = true")
 				}
@@ -85,7 +90,7 @@ func TestBackoffBesideWorker(t *testing.T) {
 			if r.parallel.Load() {
 				r.others.until.Store(0)
 				forever := r.withSlot(Forever)
-				eventually(func() bool { return r.others.until.Load() != 0 })
+				eventually(func() bool { return r.others.rests(Now()) })
 				select {
 				case <-forever.done:
 					t.Error("a wait for ever is over")

@@ -66,6 +66,10 @@ const (
 	// which keeps both ends a microsecond or two.
 	hotYieldEvery = 2 * choreEvery
 
+	// longestParked is longest for a wait that has slept. Where many connections
+	// park, each waits for several times as long as if one polled for all.
+	longestParked = 5 * longest
+
 	// leaderGrace is how long after its last progress a leader may lose a slice
 	// without a rest: 512 connections 1.0-2.3 of a Unix socket instead of 0.7-0.9.
 	leaderGrace = 2 * choreEvery

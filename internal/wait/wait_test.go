@@ -447,6 +447,43 @@ func TestTick(t *testing.T) {
 	})
 }
 
+// TestTickBesideBusy has a follower that is quiet beside one that finds news at
+// each scan: it gets a Tick at each chore all the same, and not more often, and
+// its time runs out.
+func TestTickBesideBusy(t *testing.T) {
+	r := newPollers()
+	now := 1000 * ms
+	follow := func(c *probed) *Waiter {
+		w := NewWaiter(c)
+		w.start, w.budget = now, ms
+		r.list = append(r.list, w)
+		r.followers.Add(1)
+		return w
+	}
+	quiet := new(probed)
+	out := follow(quiet).signals
+	busy := new(probed)
+	busy.true.Store(true)
+	for i := range 30 {
+		news := follow(busy).signals
+		r.scanFollowers(now)
+		if s := <-news; s != ready {
+			t.Fatalf("signal %v, want %v", s, ready)
+		}
+		if got, want := quiet.ticks.Load(), int64(i/10+1); got != want {
+			t.Fatalf("%d Ticks after %d scans in %v, want %d", got, i+1, now-1000*ms, want)
+		}
+		now += choreEvery / 10
+	}
+	for r.scanFollowers(now); len(out) == 0 && now < 2000*ms; r.scanFollowers(now) {
+		r.progress = now
+		now += choreEvery
+	}
+	if took := now - 1000*ms; took <= longest || took > longest+2*choreEvery {
+		t.Errorf("the quiet one goes after %v, want a little more than %v", took, longest)
+	}
+}
+
 // TestSpin checks when spinning is done, and when not.
 func TestSpin(t *testing.T) {
 	look := func(t *testing.T, r *pollers, truth bool) (ok bool, looks int64) {
@@ -751,8 +788,8 @@ func TestPace(t *testing.T) {
 		}{
 			{10 * limit, 9, 0},
 			{10 * limit, 10, limit},
-			{longest, uint64(longest/limit) + 1, limit},
-			{longest + 1, 1 << 20, 0},
+			{longestParked, uint64(longestParked/limit) + 1, limit},
+			{longestParked + 1, 1 << 20, 0},
 		} {
 			p := new(Pace)
 			p.Parked(tt.d, limit, tt.others)
