@@ -62,8 +62,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 // serve serves until the next server does so in its place, or the standard
 // input ends.
 func serve(l *shmconn.Listener, takeOver bool) error {
-	end := make(chan struct{})
-	stop := sync.OnceFunc(func() { close(end) })
+	end := make(chan error, 1)
+	stop := sync.OnceFunc(func() { end <- l.Close() })
 	go func() { io.Copy(io.Discard, os.Stdin); stop() }()
 
 	mux := http.NewServeMux()
@@ -73,7 +73,7 @@ func serve(l *shmconn.Listener, takeOver bool) error {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		stop()
+		stop() // before the answer: whoever has that comes to the next server
 	})
 	var open sync.WaitGroup
 	srv := &http.Server{
@@ -91,13 +91,12 @@ func serve(l *shmconn.Listener, takeOver bool) error {
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	fmt.Println("ready")
-	<-end
-	// Where the next server has taken over, Serve may have done so by now.
-	// Serve accepts what the listener had taken off the socket, and ends then.
-	// Shutdown would drop connections whose request it has not read yet.
-	if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+	// Where the next server has taken over, Serve may have closed the listener.
+	if err := <-end; err != nil && !errors.Is(err, net.ErrClosed) {
 		return err
 	}
+	// Serve accepts what the listener had taken off the socket, and ends then.
+	// Shutdown would drop connections whose request it has not read yet.
 	if err := <-served; !errors.Is(err, net.ErrClosed) {
 		return err
 	}
