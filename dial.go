@@ -51,10 +51,8 @@ type Dialer struct {
 	// SpareBytes is how much memory the process keeps of connections that it
 	// has dialed and that both ends have closed in order. The next dial to the
 	// same listener, by the same user, uses it again, which costs a tenth. It is
-	// the sum over all listeners. If no more may be kept, and the listeners have
-	// not closed any yet, a dial waits for one, for 200 us or BusyPoll at most.
-	// 0 means [DefaultSpareBytes]; less than 0, that this Dialer neither keeps
-	// a spare nor uses one.
+	// the sum over all listeners. 0 means [DefaultSpareBytes]; less than 0,
+	// that this Dialer neither keeps a spare nor uses one.
 	SpareBytes int
 
 	// SpareTime is how long a spare is kept, within a quarter of a second. 0

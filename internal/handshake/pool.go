@@ -43,10 +43,6 @@ type pool struct {
 
 	n atomic.Int32 // len(spares)
 
-	// A dialer's: see await.
-	awaiting atomic.Bool // a dial waits
-	vain     atomic.Bool // the last that has waited has got none
-
 	mu     sync.Mutex // guards the following
 	spares []*spare
 	bytes  int
@@ -191,15 +187,6 @@ func (p *pool) dialed(to destination) *spare {
 		}
 	}
 	return nil
-}
-
-// full reports whether p has spares for the destination, and no room for one
-// more beside them.
-func (p *pool) full(to destination, most int) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	i := slices.IndexFunc(p.spares, func(s *spare) bool { return s.to == to })
-	return i >= 0 && (p.bytes+p.spares[i].Bytes() > most || len(p.spares) == maxSpares)
 }
 
 // introduced removes the spare that a dialer has taken and names in its

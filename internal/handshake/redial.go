@@ -6,25 +6,18 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"runtime"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"shmconn/internal/bubble"
 	"shmconn/internal/stream"
-	"shmconn/internal/wait"
 )
 
 // spares are those of all dials of this process.
 var spares pool
 
 // DropSpares gives up the spares of all dials of this process, for tests that
-// count leaks, or begin anew.
-func DropSpares() {
-	spares.giveUp(spares.mayGo)
-	spares.vain.Store(false)
-}
+// count leaks.
+func DropSpares() { spares.giveUp(spares.mayGo) }
 
 // A destination is what a spare may be used for: a dial to a path, by a user.
 type destination struct {
@@ -53,7 +46,7 @@ func (d *DialOptions) redial(ctx context.Context, dir, base string) (*stream.Str
 		return nil, nil
 	}
 	for {
-		s := d.takeSpare(to)
+		s := spares.dialed(to)
 		if s == nil {
 			return nil, nil
 		}
@@ -65,42 +58,6 @@ func (d *DialOptions) redial(ctx context.Context, dir, base string) (*stream.Str
 			return nil, err
 		}
 	}
-}
-
-// SpareWait is for how long a dial waits for a spare at most: making everything
-// anew takes about as long. Tests change it.
-var SpareWait = 200 * time.Microsecond
-
-// takeSpare takes a spare for the destination. It returns nil if there is none.
-//
-// If the process keeps as many as it may, and their listeners have not closed
-// any yet, it yields until one has, for SpareWait or BusyPoll at most. Whoever
-// dials and closes faster than the listener accepts and closes would otherwise
-// make a connection anew each time, end another one for it, and so give the
-// listener still more to do. One dial waits at a time, and none after one that
-// has waited in vain until a spare is ready again.
-func (d *DialOptions) takeSpare(to destination) *spare {
-	s := spares.dialed(to)
-	if s != nil {
-		spares.vain.Store(false)
-		return s
-	}
-	start := wait.Now()
-	if spares.vain.Load() || bubble.In(start) || !spares.full(to, d.SpareBytes) || !spares.awaiting.CompareAndSwap(false, true) {
-		return nil
-	}
-	defer spares.awaiting.Store(false)
-	limit := SpareWait
-	if d.BusyPoll >= 0 {
-		limit = min(limit, d.BusyPoll)
-	}
-	for s == nil && wait.Now()-start < limit {
-		runtime.Gosched()
-		wait.Yield()
-		s = spares.dialed(to)
-	}
-	spares.vain.Store(s == nil)
-	return s
 }
 
 // reachOr is reach. It closes s unless that is reached, also where AllowUID
