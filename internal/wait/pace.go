@@ -36,7 +36,7 @@ func (p *Pace) Polled() { p.slow = false }
 // progress within the limit all the time, polling was worth it, although this
 // wait was longer: see [Waiter.Poll].
 func (p *Pace) Parked(d, limit time.Duration, others uint64) {
-	p.slow = d > limit && (d > longestParked || time.Duration(others)*limit < d)
+	p.slow = d > limit && (d > longest || time.Duration(others)*limit < d)
 }
 
 // A Cause is why a wait goes to sleep instead of polling.

@@ -2,16 +2,16 @@ package wait
 
 import "time"
 
-// What is tuned. A measurement has chosen each of these, and one that DESIGN.md
-// names in its table ("Waiting") would refute it. All other numbers follow, by
-// a small factor.
+// What is tuned, and the times of the kernel and of the runtime that count.
+// DESIGN.md ("Waiting") has the measurements. All other numbers follow, by a
+// small factor.
 const (
 	// burst is how many looks, with a PAUSE after each, take half a microsecond:
 	// what is done between two of them costs no more than that.
 	burst = 24
 
-	// looksBlind is how many looks there are between two that also read the
-	// clock, or Tick, where a look is all that there is to a wait.
+	// looksBlind is how many waits that spinning has ended, or looks without a
+	// clock, there are from one that also reads the clock, or Ticks, to the next.
 	looksBlind = 64
 
 	// yields is how often a wait looks and yields where nothing else makes sense.
@@ -66,10 +66,6 @@ const (
 	// which keeps both ends a microsecond or two.
 	hotYieldEvery = 2 * choreEvery
 
-	// longestParked is longest for a wait that has slept. Where many connections
-	// park, each waits for several times as long as if one polled for all.
-	longestParked = 5 * longest
-
 	// leaderGrace is how long after its last progress a leader may lose a slice
 	// without a rest: 512 connections 1.0-2.3 of a Unix socket instead of 0.7-0.9.
 	leaderGrace = 2 * choreEvery
@@ -79,6 +75,6 @@ const (
 	// microseconds. Most waits are over by then.
 	lookoutAfter = choreEvery
 
-	schedAtLeast = monitor / 2   // from one Gosched to the next, at most
+	schedAtLeast = monitor / 2   // the longest time without a Gosched
 	partyStays   = 5 * partyLook // how long ago the look before the last may be for the party to be known
 )

@@ -82,9 +82,9 @@ func onProcs(t *testing.T, procs []int, f func(t *testing.T, r *pollers)) {
 	}
 }
 
-// contended reports whether another process has had the processor, so that
-// polling may have ended early.
-func (r *pollers) contended() bool { return r.others.last.Load() != 0 }
+// contended reports whether a rest has begun, because another process has had
+// the processor: then polling may have ended early.
+func (r *pollers) contended() bool { return r.others.until.Load() > r.others.found.Load() }
 
 // polls is poll, and reports whether it has made polling worth while.
 func (r *pollers) polls(w *Waiter, start, budget time.Duration) bool {
@@ -788,8 +788,8 @@ func TestPace(t *testing.T) {
 		}{
 			{10 * limit, 9, 0},
 			{10 * limit, 10, limit},
-			{longestParked, uint64(longestParked/limit) + 1, limit},
-			{longestParked + 1, 1 << 20, 0},
+			{longest, uint64(longest/limit) + 1, limit},
+			{longest + 1, 1 << 20, 0},
 		} {
 			p := new(Pace)
 			p.Parked(tt.d, limit, tt.others)
