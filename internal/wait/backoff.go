@@ -13,11 +13,11 @@ import (
 // only afterwards. A sleeping process gets a processor soon after it is woken.
 //
 // One lost slice can be chance. If the process loses another one within 32
-// times the length of the first, it does not poll for twice that time, or for 32
-// times the length of the second: it rests. If it loses one within the length of
-// a rest after the rest's end, the next rest is twice as long (exponential
-// backoff), a second at most. So polling loses little compared with the time
-// that other processes work.
+// times the length of the first, it does not poll for twice that time, or for
+// 32 times the length of the second: it rests. If it loses one within the
+// length of a rest after the rest's end, the next rest is twice as long
+// (exponential backoff), a second at most. So polling loses little compared
+// with the time that other processes work.
 //
 // Several goroutines may lose a slice at the same time; the last store counts.
 type backoff struct {
