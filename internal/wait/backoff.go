@@ -22,7 +22,7 @@ import (
 // Several goroutines may lose a slice at the same time; the last store counts.
 type backoff struct {
 	until atomic.Int64 // when the last rest ends
-	last  atomic.Int64 // how long it is; of a slice lost by chance, how long it would have been
+	last  atomic.Int64 // how long it is, or would have been: the first slice begins none
 	found atomic.Int64 // when a slice was last found to be lost
 }
 

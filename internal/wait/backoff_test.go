@@ -76,7 +76,9 @@ func TestBackoffBesideWorker(t *testing.T) {
 		onProcs(t, []int{1, 2, 4}, func(t *testing.T, r *pollers) {
 			r.refreshed.Store(int64(time.Hour)) // pinned, it would find one processor
 			r.parallel.Store(runtime.GOMAXPROCS(0) > 1)
-			for !r.others.rests(Now()) { // one P yields a few times only, which need not give the other process a whole slice
+			// One P yields a few times only, which need not give the other process a
+			// whole slice.
+			for !r.others.rests(Now()) {
 				if r.polls(NewWaiter(new(probed)), Now(), time.Hour) {
 					t.Fatal("poll = true")
 				}

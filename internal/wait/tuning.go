@@ -40,6 +40,9 @@ const (
 	rest        = 32 // times the time that was lost: see backoff
 	longestRest = time.Second
 
+	// quotaStays is how long a quota that was read is used.
+	quotaStays = time.Second
+
 	// partyLook is the time from one look at the party's processor time to the
 	// next while this process polls.
 	partyLook = 20 * time.Millisecond
@@ -56,11 +59,13 @@ const (
 
 // What follows.
 const (
-	spins      = 2 * burst   // looks of the first spin
-	pauses     = burst       // PAUSE instructions of a Pause
-	heartbeat  = slice       // from one Tick to the next
-	longest    = monitor     // how long a wait may exceed its budget while others make progress
-	quotaStays = longestRest // how long a quota that was read is used
+	spins     = 2 * burst // looks of the first spin
+	pauses    = burst     // PAUSE instructions of a Pause
+	heartbeat = slice     // from one Tick to the next
+
+	// longest is how long a wait may exceed its budget while others make
+	// progress.
+	longest = monitor
 
 	// hotYieldEvery is the time between two yields of a hot connection, each of
 	// which keeps both ends a microsecond or two.
@@ -75,6 +80,9 @@ const (
 	// microseconds. Most waits are over by then.
 	lookoutAfter = choreEvery
 
-	schedAtLeast = monitor / 2   // the longest time without a Gosched
-	partyStays   = 5 * partyLook // how long ago the look before the last may be for the party to be known
+	schedAtLeast = monitor / 2 // the longest time without a Gosched
+
+	// partyStays is how long ago the look before the last may be for the party to
+	// be known.
+	partyStays = 5 * partyLook
 )

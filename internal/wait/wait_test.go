@@ -84,7 +84,9 @@ func onProcs(t *testing.T, procs []int, f func(t *testing.T, r *pollers)) {
 
 // contended reports whether a rest has begun, because another process has had
 // the processor: then polling may have ended early.
-func (r *pollers) contended() bool { return r.others.until.Load() > r.others.found.Load() }
+func (r *pollers) contended() bool {
+	return r.others.until.Load() > r.others.found.Load()
+}
 
 // polls is poll, and reports whether it has made polling worth while.
 func (r *pollers) polls(w *Waiter, start, budget time.Duration) bool {
