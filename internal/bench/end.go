@@ -42,7 +42,7 @@ type end struct {
 func pollSpec(s Spec) Spec { return Spec{Net: "shm", Dir: s.Dir, BusyPoll: -1, Conns: s.Pollers} }
 
 // victimSpec describes the connection of Spec.Victim. Its server is a helper.
-func victimSpec(s Spec) Spec { return Spec{Net: s.Victim, Loop: s.Loop, Dir: s.Dir} }
+func victimSpec(s Spec) Spec { return Spec{Net: s.Victim, Loop: s.Loop, Dir: s.Dir, Rate: s.Rate} }
 
 // listenEnd makes a server's end, which accepts in the background. If next is
 // not empty it is a relay's, with a connection to the process that listens

@@ -84,6 +84,12 @@ func Scenes() []Workload {
 		w.Name, w.Title, s.Compute = w.Name+",compute=1", w.Title+" and a goroutine that computes", 1
 		add(w, s)
 	}
+	for _, hz := range []int{200, 5000} {
+		add(Workload{
+			Name: fmt.Sprintf("beside=%d", hz), Title: fmt.Sprintf("Round trips, 64 B, in a process with a connection of %d messages a second", hz),
+			Metric: trips, TwoCores: true, MaxProcs: 2, Slice: 200 * time.Millisecond, MinSlice: 60 * time.Millisecond,
+		}, Spec{Loop: "victim", Size: 64, Victim: "shm", Rate: hz})
+	}
 	for _, loop := range []string{"first-dial", "second-dial", "first-accept", "second-accept"} {
 		which, what, _ := strings.Cut(loop, "-")
 		add(Workload{

@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -18,9 +19,16 @@ import (
 // beatSize is the size of a beat: a head and the time at which it was sent.
 const beatSize = 16
 
-// beatPause returns how long to rest before a beat: 3 to 7 ms, at random, so
-// that beats do not fall in step with what happens every so many milliseconds.
-func beatPause() time.Duration { return 3*time.Millisecond + rand.N(4*time.Millisecond) }
+// beatsPerSecond is how many beats there are where [Spec.Rate] is 0.
+const beatsPerSecond = 200
+
+// beatPause returns how long to rest before a beat: half to one and a half of
+// the mean, at random, so that beats do not fall in step with what happens
+// every so many milliseconds.
+func beatPause(perSecond int) time.Duration {
+	mean := time.Second / time.Duration(cmp.Or(perSecond, beatsPerSecond))
+	return mean/2 + rand.N(mean)
+}
 
 // beat is the third process. It begins when the client says so.
 func beat(e *end, q quota) (r Result, err error) {
@@ -33,7 +41,7 @@ func beat(e *end, q quota) (r Result, err error) {
 		return r, err
 	}
 	for start, more := time.Now(), true; more; {
-		time.Sleep(beatPause())
+		time.Sleep(beatPause(e.spec.Rate))
 		r.Ops++
 		more = time.Since(start) < q.D && (q.D > 0 || r.Ops < q.N)
 		head := r.Ops - 1

@@ -93,6 +93,9 @@ var (
 		return sum(v, elapsed) / sum(v, ops)
 	}}
 	messages = Metric{"messages received per second", "msg/s", true, rate}
+	trips    = Metric{"round trips per second", "msg/s", true, func(v []sample) float64 {
+		return sum(v, func(x sample) float64 { return allOps(x) / seconds(x) })
+	}}
 	requests = Metric{"a request and its reply", "ns", false, timePerOp.of}
 	dials    = Metric{"dial, accept, close", "ns", false, timePerOp.of}
 	bytesPer = Metric{"bytes received per second", "B/s", true, func(v []sample) float64 {

@@ -70,9 +70,10 @@ func (s *Stream) await(h *half) {
 	if h.own.Cause.Load() != uint32(cause) {
 		h.own.Cause.Store(uint32(cause)) // a hint for people: see sayParked for what counts
 	}
+	wait.Sleeps(wait.Now())
 	s.park(h)
 	now := wait.Now()
-	wait.Woken(now)
+	wait.Sleeps(now) // and has been woken
 	h.pace.Parked(now-start, s.busyPoll, wait.End()-before-1)
 }
 

@@ -76,6 +76,9 @@ func (r *pollers) scanFollowers(now time.Duration) {
 	r.admit()
 	progress := false
 	for i := r.look(0); i < len(r.list); i = r.look(i) {
+		if w := r.list[i]; w != r.latest {
+			r.latest, r.shared = w, now
+		}
 		r.signal(i, ready)
 		progress = true
 	}
@@ -120,7 +123,7 @@ func (r *pollers) look(from int) (i int) {
 // expire removes the followers whose budgets are used up.
 func (r *pollers) expire(now time.Duration) {
 	for i := 0; i < len(r.list); {
-		if r.list[i].expired(now, r.progress) {
+		if r.list[i].expired(now, r.shared) {
 			r.signal(i, expired)
 		} else {
 			i++

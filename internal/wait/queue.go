@@ -41,7 +41,8 @@ func (q *queue) waiting() bool {
 // While a P is idle, a thread waits for the network. When the network wakes a
 // goroutine, that thread runs it, and the scheduler has none wait in its place
 // (findRunnable) until the goroutine blocks, which one that polls does not do.
-// Then only the monitor looks, every 10 ms. Gosched starts another thread,
+// Nor does a thread wait that went to sleep when there was no goroutine to wait
+// for. Then only the monitor looks, every 10 ms. Gosched starts another thread,
 // which finds nothing to run, and waits.
 //
 // The monitor takes the P away from a goroutine that was not scheduled for 10
@@ -52,7 +53,8 @@ type gosched struct {
 	last atomic.Int64 // when a goroutine last polled
 }
 
-// woken notes that the network may have woken a goroutine at the time now.
+// woken notes that at the time now the network may have woken a goroutine, or
+// one begins to wait for it.
 func (g *gosched) woken(now time.Duration) { g.due.Store(int64(now + lookoutAfter)) }
 
 // polls calls runtime.Gosched if that is due, and reports whether it has. It is

@@ -28,7 +28,10 @@ type visitor struct {
 	raw     syscall.RawConn
 	written bool
 	read    func(fd uintptr) bool
-	running []metrics.Sample
+	counts  []metrics.Sample // of goroutines that run, and of those in system calls
+	calls   uint64           // what the second was when it was last read
+	entered time.Duration    // when that had changed
+	visited time.Duration    // when the last visit was
 }
 
 // open makes v ready for visits. Without descriptors there are none.
@@ -46,7 +49,7 @@ func (v *visitor) open() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.file, v.raw = f, raw
-	v.running = []metrics.Sample{{Name: "/sched/goroutines/running:goroutines"}}
+	v.counts = []metrics.Sample{{Name: "/sched/goroutines/running:goroutines"}, {Name: "/sched/goroutines/not-in-go:goroutines"}}
 	v.read = func(fd uintptr) bool {
 		var count [8]byte
 		if v.written {
@@ -68,17 +71,35 @@ func (v *visitor) visit(now time.Duration) {
 		return
 	}
 	defer v.mu.Unlock()
-	if v.raw == nil || !v.busy() {
+	if now-time.Duration(last) > heartbeat { // nobody polled: any may have entered one meanwhile
+		v.entered = now
+	}
+	if v.raw == nil || !v.busy(now) {
 		return
 	}
-	v.written = false
+	v.written, v.visited = false, now
 	v.raw.Read(v.read)
 	runtime.Gosched() // what the scheduler has found runs before we go on
 }
 
-// busy reports whether all Ps run goroutines.
-func (v *visitor) busy() bool {
-	metrics.Read(v.running)
-	value := v.running[0].Value
-	return value.Kind() == metrics.KindUint64 && value.Uint64() >= uint64(runtime.GOMAXPROCS(0))
+// busy reports whether all Ps are taken.
+func (v *visitor) busy(now time.Duration) bool {
+	metrics.Read(v.counts)
+	running, calls := v.counts[0].Value, v.counts[1].Value
+	if running.Kind() != metrics.KindUint64 || calls.Kind() != metrics.KindUint64 {
+		return false
+	}
+	return v.taken(running.Uint64(), calls.Uint64(), uint64(runtime.GOMAXPROCS(0)), now)
+}
+
+// taken is busy for so many goroutines that run, and that are in system calls.
+// One in a system call keeps its P until the monitor has found it there twice
+// and takes that away. So if any has entered one lately, these count as well,
+// but for a visit a millisecond only: they may have no P any more, or there may
+// be nothing to wait for.
+func (v *visitor) taken(running, calls, procs uint64, now time.Duration) bool {
+	if calls != v.calls {
+		v.calls, v.entered = calls, now
+	}
+	return running >= procs || running+calls >= procs && now-v.entered < 2*monitor && now-v.visited >= heartbeat
 }

@@ -102,6 +102,8 @@ type pollers struct {
 	// Owned by the leader.
 	list     []*Waiter
 	progress time.Duration // when a condition of a follower was last found true
+	latest   *Waiter       // whose that was, if there was any since the leader leads
+	shared   time.Duration // when it was last another's than the time before
 	ticked   time.Duration // when followers last got a Tick
 	turn     int           // who got the last one
 }
@@ -189,8 +191,9 @@ func Ended() uint64 { return process.ended.Load() }
 // End counts a wait that has ended, and returns how many that makes.
 func End() uint64 { return process.ended.Add(1) }
 
-// Woken says that a wait has slept, and was woken at the time now: see gosched.
-func Woken(now time.Duration) { process.gosched.woken(now) }
+// Sleeps says that at the time now a wait goes to sleep, or has been woken: see
+// gosched.
+func Sleeps(now time.Duration) { process.gosched.woken(now) }
 
 // Visit makes the runtime check the network, if that is due: see visitor. It is
 // for goroutines that go on without waiting.
@@ -207,9 +210,10 @@ func Pause() {
 // returns which. The budget counts from start. The condition can be true even
 // if Poll does not return Polled. A budget of Forever never runs out.
 //
-// Checking one more condition is cheap while others keep turning out true. So
-// with many busy waiters the budget counts from the last progress of any of
-// them, up to a limit.
+// Checking one more condition is cheap while those of several others keep
+// turning out true. So with many busy waiters the budget counts from the last
+// progress of another one than before, up to a limit. One that is busy alone
+// does better without a leader: it spins.
 func (w *Waiter) Poll(start, budget time.Duration) Cause { return process.poll(w, start, budget) }
 
 func (r *pollers) poll(w *Waiter, start, budget time.Duration) Cause {
@@ -270,10 +274,10 @@ func (w *Waiter) pollBlind() {
 	}
 }
 
-// expired reports whether w has used its budget up, when a condition was last
-// found true at the time progress.
-func (w *Waiter) expired(now, progress time.Duration) bool {
-	return now-max(w.start, progress) > w.budget || now-w.start > max(w.budget, longest)
+// expired reports whether w has used its budget up, which begins at the time
+// shared if that is after w's start.
+func (w *Waiter) expired(now, shared time.Duration) bool {
+	return now-max(w.start, shared) > w.budget || now-w.start > max(w.budget, longest)
 }
 
 // acquireSlot takes a slot, if there is one.
@@ -295,6 +299,7 @@ func (r *pollers) acquireSlot() bool {
 func (r *pollers) lead(w *Waiter, leader bool) Cause {
 	defer func() {
 		if leader {
+			r.latest = nil
 			r.led.Store(false) // sync: slot
 		}
 		r.slots.Add(-1) // sync: slot
@@ -302,6 +307,7 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 	}()
 	now := Now()
 	progress, tick := now, now // when a condition was last true, and the last Tick
+	shared := now              // when the budget begins
 	turn := now                // when to look for other goroutines that want to run
 	wanted := now              // since when this goroutine has wanted the processor; excludes other goroutines' time
 	for {
@@ -332,8 +338,9 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 		if leader {
 			r.scanFollowers(now)
 			progress = max(progress, r.progress)
+			shared = r.shared
 		}
-		if w.expired(now, progress) {
+		if w.expired(now, shared) {
 			if w.near {
 				return Near
 			}

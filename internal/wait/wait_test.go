@@ -478,11 +478,51 @@ func TestTickBesideBusy(t *testing.T) {
 		now += choreEvery / 10
 	}
 	for r.scanFollowers(now); len(out) == 0 && now < 2000*ms; r.scanFollowers(now) {
-		r.progress = now
+		r.shared = now
 		now += choreEvery
 	}
 	if took := now - 1000*ms; took <= longest || took > longest+2*choreEvery {
 		t.Errorf("the quiet one goes after %v, want a little more than %v", took, longest)
+	}
+}
+
+// TestBusyOnes has a quiet follower beside busy ones, which find news in turns.
+// Beside one of them it goes when its own budget is used up; the one would not
+// need a leader. Beside two it stays.
+func TestBusyOnes(t *testing.T) {
+	for busy := 1; busy <= 2; busy++ {
+		r := newPollers()
+		now := 1000 * ms
+		const budget = ms
+		follow := func(w *Waiter) {
+			w.start, w.budget = now, budget
+			r.list = append(r.list, w)
+			r.followers.Add(1)
+		}
+		quiet := NewWaiter(new(probed))
+		follow(quiet)
+		var ws []*Waiter
+		for range busy {
+			c := new(probed)
+			c.true.Store(true)
+			ws = append(ws, NewWaiter(c))
+		}
+		for i := 0; len(quiet.signals) == 0 && now < 2000*ms; i++ {
+			w := ws[i%busy]
+			follow(w)
+			if r.scanFollowers(now); len(w.signals) == 0 {
+				t.Fatal("news are not found")
+			}
+			<-w.signals
+			now += choreEvery
+		}
+		want := budget
+		if busy > 1 {
+			want = longest
+		}
+		if took := now - 1000*ms; took <= want || took > want+3*choreEvery {
+			t.Errorf("beside %d: the quiet one goes after %v, want a little more than %v", busy, took, want)
+		}
 	}
 }
 
@@ -738,6 +778,61 @@ func TestVisit(t *testing.T) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.file.Close()
+}
+
+// TestTaken checks when goroutines in system calls count.
+func TestTaken(t *testing.T) {
+	now := time.Hour
+	for _, tt := range []struct {
+		name           string
+		running, calls uint64
+		after, visited time.Duration // since they have entered, the last visit was
+		want           bool
+	}{
+		{"one P is idle", 1, 0, 0, time.Hour, false},
+		{"all run", 2, 0, time.Hour, 0, true},
+		{"one has entered", 1, 1, 0, heartbeat, true},
+		{"soon after a visit", 1, 1, heartbeat, heartbeat - 1, false},
+		{"later", 1, 1, 2*monitor - 1, heartbeat, true},
+		{"it has no P any more", 1, 1, 2 * monitor, time.Hour, false},
+		{"others may be back", 1, 3, 2*monitor - 1, heartbeat, true},
+	} {
+		v := visitor{calls: tt.calls, entered: now - tt.after, visited: now - tt.visited}
+		if got := v.taken(tt.running, tt.calls, 2, now); got != tt.want {
+			t.Errorf("%s: taken = %v, want %v", tt.name, got, tt.want)
+		}
+		v = visitor{calls: 7, visited: now - tt.visited}
+		if v.taken(tt.running, tt.calls, 2, now); v.entered != now || v.calls != tt.calls {
+			t.Errorf("%s: that the number has changed goes unnoticed", tt.name)
+		}
+	}
+}
+
+// TestCounts has a goroutine enter a system call that does not end.
+func TestCounts(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var v visitor
+	v.open()
+	if v.raw == nil {
+		t.Fatal("no descriptor for visits")
+	}
+	defer v.file.Close()
+	if !v.busy(0) {
+		t.Error("not busy, and the only P runs this")
+	}
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[0])
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		unix.Read(fds[0], make([]byte, 1))
+	}()
+	eventually(func() bool { v.busy(0); return v.calls > 0 })
+	unix.Close(fds[1])
+	<-done
 }
 
 // TestPace checks for how long the next wait polls, by what the last ones were
