@@ -27,11 +27,13 @@ type visitor struct {
 	file    *os.File
 	raw     syscall.RawConn
 	written bool
+	thread  int // that has begun a visit
 	read    func(fd uintptr) bool
 	counts  []metrics.Sample // of goroutines that run, and of those in system calls
 	calls   uint64           // what the second was when it was last read
 	entered time.Duration    // when that had changed
 	visited time.Duration    // when the last visit was
+	watched bool             // it has ended on another thread, which had waited for the network
 }
 
 // open makes v ready for visits. Without descriptors there are none.
@@ -53,9 +55,11 @@ func (v *visitor) open() {
 	v.read = func(fd uintptr) bool {
 		var count [8]byte
 		if v.written {
+			v.watched = unix.Gettid() != v.thread
 			unix.Read(int(fd), count[:])
 			return true
 		}
+		v.thread = unix.Gettid()
 		count[0] = 1 // whichever byte that is, the count is not 0
 		_, err := unix.Write(int(fd), count[:])
 		v.written = err == nil
@@ -72,7 +76,7 @@ func (v *visitor) visit(now time.Duration) {
 	}
 	defer v.mu.Unlock()
 	if now-time.Duration(last) > heartbeat { // nobody polled: any may have entered one meanwhile
-		v.entered = now
+		v.entered, v.visited, v.watched = now, now, false
 	}
 	if v.raw == nil || !v.busy(now) {
 		return
@@ -95,11 +99,13 @@ func (v *visitor) busy(now time.Duration) bool {
 // taken is busy for so many goroutines that run, and that are in system calls.
 // One in a system call keeps its P until the monitor has found it there twice
 // and takes that away. So if any has entered one lately, these count as well,
-// but for a visit a millisecond only: they may have no P any more, or there may
-// be nothing to wait for.
+// but for a visit a millisecond only, because there may be nothing to wait for,
+// and until a visit shows that a thread waits for the network, so that a P is
+// idle.
 func (v *visitor) taken(running, calls, procs uint64, now time.Duration) bool {
 	if calls != v.calls {
-		v.calls, v.entered = calls, now
+		v.calls, v.entered, v.watched = calls, now, false
 	}
-	return running >= procs || running+calls >= procs && now-v.entered < 2*monitor && now-v.visited >= heartbeat
+	return running >= procs ||
+		running+calls >= procs && !v.watched && now-v.entered < 2*monitor && now-v.visited >= heartbeat
 }

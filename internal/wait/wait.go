@@ -39,7 +39,7 @@ type Condition interface {
 	// Where reports on which processor the end that can make the condition true
 	// was last: near is the caller's own, elsewhere is another. Both are false
 	// if that is not known or makes no difference. It is called at the start of
-	// a wait that may poll.
+	// a wait that may poll, and when that has lost the processor.
 	Where() (near, elsewhere bool)
 }
 
@@ -159,7 +159,7 @@ func (r *pollers) spin(w *Waiter) bool {
 	for range spins {
 		if w.cond.Ready() {
 			if w.spun++; w.spun%looksBlind == 0 {
-				r.yieldHot(Now())
+				r.yieldHot(w, Now())
 			}
 			return true
 		}
@@ -168,11 +168,12 @@ func (r *pollers) spin(w *Waiter) bool {
 	return false
 }
 
-// yieldHot yields the processor for a moment, once every hotYieldEvery.
+// yieldHot yields the processor for a moment, once every hotYieldEvery, while w
+// is hot.
 // Otherwise a connection that is always hot would keep the processor until the
 // kernel takes it away, and a thread that has just been woken up would wait for
 // that, even one of this process.
-func (r *pollers) yieldHot(now time.Duration) {
+func (r *pollers) yieldHot(w *Waiter, now time.Duration) {
 	last := r.hotYielded.Load()
 	if now-time.Duration(last) < hotYieldEvery || !r.hotYielded.CompareAndSwap(last, int64(now)) {
 		return
@@ -182,7 +183,7 @@ func (r *pollers) yieldHot(now time.Duration) {
 	r.party.keepLooking(now)
 	wanted := Now()
 	Yield()
-	r.lost(wanted, Now())
+	r.lost(w, wanted, Now())
 }
 
 // Ended returns how many waits of the process have ended, and End counts one.
@@ -255,7 +256,7 @@ func (r *pollers) giveWay(w *Waiter) Cause {
 		wanted := Now()
 		r.visitor.visit(wanted)
 		Yield()
-		if r.lost(wanted, Now()) {
+		if r.lost(w, wanted, Now()) {
 			return Contended
 		}
 	}
@@ -321,14 +322,14 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 		for range looks {
 			if w.cond.Ready() {
 				if !worthy {
-					r.lost(wanted, Now())
+					r.lost(w, wanted, Now())
 				}
 				return Polled
 			}
 			pause(1)
 		}
 		now = Now()
-		if !worthy && r.lost(wanted, now) && w.budget != Forever {
+		if !worthy && r.lost(w, wanted, now) && w.budget != Forever {
 			return Contended
 		}
 		if !leader && r.followers.Load() > 0 {

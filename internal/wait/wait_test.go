@@ -801,8 +801,12 @@ func TestTaken(t *testing.T) {
 		if got := v.taken(tt.running, tt.calls, 2, now); got != tt.want {
 			t.Errorf("%s: taken = %v, want %v", tt.name, got, tt.want)
 		}
-		v = visitor{calls: 7, visited: now - tt.visited}
-		if v.taken(tt.running, tt.calls, 2, now); v.entered != now || v.calls != tt.calls {
+		v.watched = true
+		if got := v.taken(tt.running, tt.calls, 2, now); got != (tt.running == 2) {
+			t.Errorf("%s: while a thread waits for the network: taken = %v", tt.name, got)
+		}
+		v = visitor{calls: 7, visited: now - tt.visited, watched: true}
+		if v.taken(tt.running, tt.calls, 2, now); v.entered != now || v.calls != tt.calls || v.watched {
 			t.Errorf("%s: that the number has changed goes unnoticed", tt.name)
 		}
 	}
