@@ -37,8 +37,9 @@
 // until the peer writes a byte into a pipe. Waits that turn out longer than
 // BusyPoll park from the start, so an idle connection costs nothing. With
 // BusyPoll < 0 a wait never parks. At most GOMAXPROCS/2 goroutines, at least
-// one, poll at a time, for all connections together. A wait yields to a peer on
-// its own processor, and polls for one on another, even if GOMAXPROCS is 1.
+// one, and two of two or three while few wait, poll at a time, for all
+// connections together. A wait yields to a peer on its own processor, and polls
+// for one on another, even if GOMAXPROCS is 1.
 //
 // # Errors
 //

@@ -49,6 +49,7 @@ var runs = []run{
 	{model: "ends", defines: "-DA=1 -DB=0 -DDEATH", mutants: "POSITION_FIRST"},
 	{model: "ends", defines: "-DB=0 -DDEATH", large: true},
 	{model: "slots", defines: "-DPROMOTE -DN=3 -DCAP=1 -DINTR=2", mutants: "NO_RECHECK BLIND NO_SECOND_LOOK"},
+	{model: "slots", defines: "-DPROMOTE -DN=3 -DCAP=1 -DEXTRA=1 -DINTR=2", mutants: "NO_RECHECK BLIND NO_SECOND_LOOK"},
 	{model: "slots", defines: "-DPROMOTE -DN=4 -DCAP=2 -DINTR=1", mutants: "NO_RECHECK BLIND", large: true},
 	{model: "spare", mutants: "OFFER_EARLY WITHDRAW_BLIND TAKE_BLIND UNREAD HEARD_SILENT"},
 	{model: "spare", defines: "-DWATCH", mutants: "OFFER_BLIND WATCH_BLIND"},

@@ -1,8 +1,9 @@
 /*
  * Polling slots of a process: leader and followers.
  *
- * At most CAP waiters poll (have a slot). The others are followers: they are on
- * the incoming stack or on the private list of the leader, and block. A waiter
+ * At most CAP waiters poll (have a slot), EXTRA more as long as there is no crowd,
+ * of which the model knows nothing. The others are followers: they are on the
+ * incoming stack or on the private list of the leader, and block. A waiter
  * with a slot that gets the role of the leader checks their words too. A waiter
  * that leaves a slot promotes a follower, unless another one will.
  *
@@ -19,6 +20,9 @@
 #endif
 #ifndef CAP
 #define CAP 2
+#endif
+#ifndef EXTRA
+#define EXTRA 0
 #endif
 #ifndef INTR
 #define INTR 1		/* how many deadlines may pass */
@@ -60,6 +64,15 @@ inline take_slot(ok) {
 	}
 }
 
+inline take_any_slot(ok) {
+	atomic {
+		if
+		:: slots < CAP + EXTRA -> slots++; ok = 1
+		:: slots >= CAP -> ok = 0
+		fi
+	}
+}
+
 inline give_slot() {
 	atomic { assert(slots > 0); slots--; slot = 0 }	/* sync: slot: store, then a look for followers */
 }
@@ -82,7 +95,7 @@ proctype waiter(byte me) {
 	/* --- enter (first looks in order: the waiters are alike) --- */
 	atomic {
 		started == me -> started++;
-		take_slot(slot);
+		take_any_slot(slot);
 		if
 		:: slot -> goto poll
 		:: else

@@ -35,9 +35,6 @@ func (s *Stream) place() uint32 {
 // Where compares the processor that the peer was last on with ours. An end of
 // this process needs no processor but ours, only a P.
 func (h *half) Where() (near, elsewhere bool) {
-	if h.stop.Load() != 0 { // the wait is over, and nothing is stored after damage
-		return false, false
-	}
 	peer, own := h.peer.CPU.Load(), h.s.place()
 	known := peer != 0 && own != 0 && !h.s.within
 	return known && peer == own, known && peer != own

@@ -53,12 +53,7 @@ func (c *backoff) lost(wanted, now time.Duration) bool {
 	return again
 }
 
-// lost is backoff.lost where others than the party have had the processor. w is
-// the caller's.
-func (r *pollers) lost(w *Waiter, wanted, now time.Duration) bool {
-	if now-wanted < slice {
-		return false
-	}
-	near, _ := w.cond.Where()
-	return !r.party.had(wanted, now, near || w.near) && r.others.lost(wanted, now)
+// lost is backoff.lost where others than the party have had the processor.
+func (r *pollers) lost(wanted, now time.Duration) bool {
+	return now-wanted >= slice && !r.party.had(wanted, now) && r.others.lost(wanted, now)
 }

@@ -10,7 +10,9 @@ func (r *pollers) follow(w *Waiter) Cause {
 			break
 		}
 	}
-	r.followers.Add(1) // sync: slot
+	if n := r.followers.Add(1); n >= few { // sync: slot
+		r.crowds(w.start)
+	}
 	r.promote()
 	switch <-w.signals {
 	case lead:
@@ -31,7 +33,7 @@ func (r *pollers) follow(w *Waiter) Cause {
 // each other.
 func (r *pollers) promote() {
 	for r.followers.Load() > 0 && !r.led.Load() { // sync: slot
-		if !r.acquireSlot() {
+		if !r.acquireSlot(Forever) {
 			return // waits with a slot find the followers, or come here when they leave
 		}
 		if !r.led.CompareAndSwap(false, true) {

@@ -120,31 +120,25 @@ func (p *party) lookAt(pid int, m *member, last, now time.Duration) processorSet
 }
 
 // had reports whether the party itself has had the processors since the time
-// from, when this process lost one of them; false if it is not known. near says
-// that it shares that one with a peer.
-func (p *party) had(from, now time.Duration, near bool) bool {
+// from, when this process lost one of them; false if it is not known.
+func (p *party) had(from, now time.Duration) bool {
 	if !p.mu.TryLock() {
 		return true // another goroutine looks, and decides
 	}
 	defer p.mu.Unlock()
 	if from >= p.judged || now-p.judged >= slice { // otherwise it is the same slice
 		p.look(now)
-		p.judged, p.verdict = now, p.judge(near)
+		p.judged, p.verdict = now, p.judge()
 	}
 	return p.verdict
 }
 
 // judge reports whether the party has had the processors in the last two turns.
-// Those that share one have had it if they have used up one. They need no more:
-// others may be idle.
-func (p *party) judge(near bool) bool {
+func (p *party) judge() bool {
 	length := p.last.length + p.before.length
 	n := p.last.processors
 	if n == 0 || length > partyStays {
 		return false
-	}
-	if near {
-		n = 1
 	}
 	others := time.Duration(n)*length - p.last.used - p.before.used
 	return float64(others) <= partySpares*float64(min(n, 2))*float64(length)

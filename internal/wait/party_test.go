@@ -67,7 +67,7 @@ func TestPartyHad(t *testing.T) {
 			for _, pid := range tt.peers {
 				p.join(pid)
 			}
-			if p.had(1000*ms, 1001*ms, false) {
+			if p.had(1000*ms, 1001*ms) {
 				t.Error("it is known at the first look")
 			}
 			f.run(uses{0: 80 * ms})
@@ -77,18 +77,18 @@ func TestPartyHad(t *testing.T) {
 			}
 			p.keepLooking(1021 * ms)
 			f.run(tt.used)
-			p.had(1028*ms, 1031*ms, false)
+			p.had(1028*ms, 1031*ms)
 			f.run(tt.used)
-			if got := p.had(1038*ms, 1041*ms, false); got != tt.want {
+			if got := p.had(1038*ms, 1041*ms); got != tt.want {
 				t.Errorf("had() = %v, want %v", got, tt.want)
 			}
 			// Another goroutine has lost the same slice.
 			f.run(uses{0: time.Second})
-			if got := p.had(1039*ms, 1042*ms-1, false); got != tt.want {
+			if got := p.had(1039*ms, 1042*ms-1); got != tt.want {
 				t.Errorf("had() = %v for another goroutine, want %v", got, tt.want)
 			}
 			// One that it has lost since then.
-			if got := p.had(1039*ms, 1042*ms, false); got != (tt.on.count() > 0) {
+			if got := p.had(1039*ms, 1042*ms); got != (tt.on.count() > 0) {
 				t.Errorf("had() = %v after so much more time, want %v", got, !got)
 			}
 		})
@@ -106,7 +106,7 @@ func TestPartyPinned(t *testing.T) {
 		p.join(7)
 		var got bool
 		for now := 1000 * ms; now <= 1030*ms; now += 10 * ms {
-			got = p.had(now, now, false)
+			got = p.had(now, now)
 			f.run(uses{0: tt.own, 7: tt.peer})
 		}
 		if got != tt.want {
@@ -123,14 +123,14 @@ func TestPartyForgets(t *testing.T) {
 	}{{partyStays - 10*ms, true}, {partyStays - 10*ms + 1, false}, {time.Hour, false}} {
 		f := &fakes{used: uses{0: time.Hour}, on: processorSet{3}}
 		p := party{ask: f.ask}
-		if p.had(10*ms, 10*ms, false) {
+		if p.had(10*ms, 10*ms) {
 			t.Error("it is known at the first look, soon after the start")
 		}
 		p.keepLooking(1000 * ms)
 		f.run(uses{0: 20 * ms})
-		p.had(1010*ms, 1010*ms, false)
+		p.had(1010*ms, 1010*ms)
 		f.run(uses{0: 2 * tt.gap})
-		if got := p.had(1010*ms, 1010*ms+tt.gap, false); got != tt.want {
+		if got := p.had(1010*ms, 1010*ms+tt.gap); got != tt.want {
 			t.Errorf("had() = %v after %v, want %v", got, tt.gap, tt.want)
 		}
 	}
@@ -163,7 +163,7 @@ func TestPartyMembers(t *testing.T) {
 			now += 10 * ms
 			f.run(uses{0: used})
 			// The last two looks count, and nothing before is to be taken for theirs.
-			if got := p.had(now, now, false); got != want && (i == 2 || got) {
+			if got := p.had(now, now); got != want && (i == 2 || got) {
 				t.Errorf("%s: had() = %v, want %v", what, got, want)
 			}
 		}
@@ -191,19 +191,9 @@ func TestPartyMembers(t *testing.T) {
 // TestLost loses slices to the party, and to others.
 func TestLost(t *testing.T) {
 	for _, tt := range []struct {
-		used      time.Duration // of 20 ms
-		near, was bool          // the peer is on this processor, or was when the wait began
-		want      bool
-	}{
-		{0, false, false, true},
-		{20 * ms, false, false, false},
-		{8 * ms, false, false, true},
-		{8 * ms, true, false, false},
-		{8 * ms, false, true, false},
-		{8*ms - 1, true, true, true},
-	} {
-		w := NewWaiter(&probed{near: tt.near})
-		w.near = tt.was
+		used time.Duration // of 20 ms
+		want bool
+	}{{0, true}, {20 * ms, false}} {
 		f := &fakes{used: uses{}, on: processorSet{3}}
 		r := newPollers()
 		r.party.ask = f.ask
@@ -215,14 +205,14 @@ func TestLost(t *testing.T) {
 			f.run(uses{0: tt.used, 7: tt.used})
 		}
 		r.others.lost(now-5*ms, now-3*ms) // one can be chance
-		if r.lost(w, now-slice+1, now) || r.others.rests(now) {
+		if r.lost(now-slice+1, now) || r.others.rests(now) {
 			t.Errorf("less than a slice is lost")
 		}
 		if r.party.judged != 0 {
 			t.Errorf("the party is asked for less than a slice")
 		}
-		if got := r.lost(w, now-slice, now); got != tt.want || r.others.rests(now) != tt.want {
-			t.Errorf("%+v: lost() = %v, rests() = %v, want %v", tt, got, r.others.rests(now), tt.want)
+		if got := r.lost(now-slice, now); got != tt.want || r.others.rests(now) != tt.want {
+			t.Errorf("the party has used %v: lost() = %v, rests() = %v, want %v", tt.used, got, r.others.rests(now), tt.want)
 		}
 	}
 }

@@ -14,6 +14,10 @@ const (
 	// clock, there are from one that also reads the clock, or Ticks, to the next.
 	looksBlind = 64
 
+	// few is how many followers are a crowd: see pollers.free. With fewer, each of
+	// two Ps has a slot.
+	few = 12
+
 	// yields is how often a wait looks and yields where nothing else makes sense.
 	yields = 8
 

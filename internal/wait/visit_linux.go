@@ -71,7 +71,13 @@ func (v *visitor) open() {
 // idle.
 func (v *visitor) visit(now time.Duration) {
 	last := v.last.Load()
-	if now-time.Duration(last) < choreEvery || !v.last.CompareAndSwap(last, int64(now)) || !v.mu.TryLock() {
+	if now-time.Duration(last) < choreEvery || !v.last.CompareAndSwap(last, int64(now)) {
+		return
+	}
+	if !v.mu.TryLock() {
+		// The visit under way may need this P to end.
+		v.mu.Lock()
+		v.mu.Unlock()
 		return
 	}
 	defer v.mu.Unlock()

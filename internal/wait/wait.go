@@ -6,8 +6,9 @@
 // goroutines and processes, as long as its budget lasts. A goroutine that polls
 // keeps a P from going idle, and it is the idle Ps that look after the network:
 // were there one on every P, the rest of the process would wait for sysmon's 10
-// ms. So there are slots, half as many as Ps. A wait that finds no slot
-// follows: it sleeps, and one of those that have a slot, the leader, looks at
+// ms. So there are slots, half as many as Ps, and two for two Ps as long as few
+// wait: see pollers.free. A wait that finds no
+// slot follows: it sleeps, and one of those that have a slot, the leader, looks at
 // the conditions of all followers too. A goroutine that leaves its slot
 // promotes one of the followers, if none leads them.
 package wait
@@ -39,7 +40,7 @@ type Condition interface {
 	// Where reports on which processor the end that can make the condition true
 	// was last: near is the caller's own, elsewhere is another. Both are false
 	// if that is not known or makes no difference. It is called at the start of
-	// a wait that may poll, and when that has lost the processor.
+	// a wait that may poll.
 	Where() (near, elsewhere bool)
 }
 
@@ -87,7 +88,10 @@ type pollers struct {
 	followers  atomic.Int32           // waiters in arrivals or list
 	arrivals   atomic.Pointer[Waiter] // a stack of those that the leader has not seen yet
 	led        atomic.Bool            // there is a leader
-	limit      atomic.Int32           // how many slots there are
+	limit      atomic.Int32           // how many slots there are: see free
+	more       atomic.Int32           // and while there is no crowd
+	crowd      atomic.Bool            // see crowds
+	crowded    atomic.Int64           // when crowds was last called
 	ended      atomic.Uint64          // waits of the process
 	parallel   atomic.Bool            // another processor can make the condition true while one spins
 	refreshed  atomic.Int64           // when the two were last looked up
@@ -113,6 +117,7 @@ var process = newPollers()
 func newPollers() *pollers {
 	r := new(pollers)
 	r.limit.Store(1)
+	r.more.Store(1)
 	r.quota.cpus.Store(math.Float64bits(unlimited)) // until it was read
 	r.refreshed.Store(-int64(time.Hour))            // by the first to Poll
 	return r
@@ -121,8 +126,13 @@ func newPollers() *pollers {
 // refresh looks up which processors the process may use, which can change.
 func (r *pollers) refresh() {
 	procs := runtime.GOMAXPROCS(0)
-	r.limit.Store(int32(max(1, procs/2)))
-	r.parallel.Store(procs > 1 && r.quota.get() > 1)
+	limit, parallel := max(1, procs/2), procs > 1 && r.quota.get() > 1
+	r.parallel.Store(parallel)
+	r.limit.Store(int32(limit))
+	if parallel {
+		limit = max(limit, 2)
+	}
+	r.more.Store(int32(limit))
 	relocate()
 }
 
@@ -148,18 +158,18 @@ func Prepare() {
 }
 
 // Spin checks w's condition for about a microsecond and reports whether it has
-// become true. If only one processor is available, or another goroutine polls
-// already, Spin does nothing.
+// become true. If only one processor is available, or no slot is free, Spin does
+// nothing.
 func (w *Waiter) Spin() bool { return process.spin(w) }
 
 func (r *pollers) spin(w *Waiter) bool {
-	if w.near || !w.elsewhere && !r.parallel.Load() || r.slots.Load() != 0 {
+	if w.near || !w.elsewhere && !r.parallel.Load() || !r.free(0) {
 		return false
 	}
 	for range spins {
 		if w.cond.Ready() {
 			if w.spun++; w.spun%looksBlind == 0 {
-				r.yieldHot(w, Now())
+				r.yieldHot(Now())
 			}
 			return true
 		}
@@ -168,22 +178,24 @@ func (r *pollers) spin(w *Waiter) bool {
 	return false
 }
 
-// yieldHot yields the processor for a moment, once every hotYieldEvery, while w
-// is hot.
+// yieldHot yields the processor for a moment, once every hotYieldEvery.
 // Otherwise a connection that is always hot would keep the processor until the
 // kernel takes it away, and a thread that has just been woken up would wait for
 // that, even one of this process.
-func (r *pollers) yieldHot(w *Waiter, now time.Duration) {
+func (r *pollers) yieldHot(now time.Duration) {
 	last := r.hotYielded.Load()
 	if now-time.Duration(last) < hotYieldEvery || !r.hotYielded.CompareAndSwap(last, int64(now)) {
 		return
 	}
 	r.visitor.visit(now)
 	r.gosched.polls(now)
+	if r.queue.waiting() {
+		runtime.Gosched()
+	}
 	r.party.keepLooking(now)
 	wanted := Now()
 	Yield()
-	r.lost(w, wanted, Now())
+	r.lost(wanted, Now())
 }
 
 // Ended returns how many waits of the process have ended, and End counts one.
@@ -233,13 +245,16 @@ func (r *pollers) poll(w *Waiter, start, budget time.Duration) Cause {
 		r.refresh()
 		r.party.keepLooking(w.start)
 	}
-	if r.slots.Load() < r.limit.Load() {
+	if r.crowd.Load() && w.start-time.Duration(r.crowded.Load()) > monitor {
+		r.crowd.Store(false)
+	}
+	if r.free(budget) {
 		w.near, w.elsewhere = w.cond.Where()
 	}
 	if !w.elsewhere && !r.parallel.Load() && budget != Forever {
 		return r.giveWay(w)
 	}
-	if r.acquireSlot() {
+	if r.acquireSlot(budget) {
 		return r.lead(w, false)
 	}
 	return r.follow(w)
@@ -256,7 +271,7 @@ func (r *pollers) giveWay(w *Waiter) Cause {
 		wanted := Now()
 		r.visitor.visit(wanted)
 		Yield()
-		if r.lost(w, wanted, Now()) {
+		if r.lost(wanted, Now()) {
 			return Contended
 		}
 	}
@@ -281,11 +296,32 @@ func (w *Waiter) expired(now, shared time.Duration) bool {
 	return now-max(w.start, shared) > w.budget || now-w.start > max(w.budget, longest)
 }
 
-// acquireSlot takes a slot, if there is one.
-func (r *pollers) acquireSlot() bool {
+// free reports whether there is a slot for a wait of that budget.
+//
+// With two Ps there are two slots, unless there is a crowd. If there were one,
+// the other P would be idle, and the scheduler would wake a thread for it with
+// each goroutine that a leader wakes, on the processor that the peer needs. The
+// network is looked after by visits then. In a crowd a leader finds news for
+// several at a time, and they need the other P. A wait without an end takes
+// only the first slot.
+func (r *pollers) free(budget time.Duration) bool {
+	n := r.slots.Load()
+	return n < r.limit.Load() || n < r.more.Load() && budget != Forever && !r.crowd.Load()
+}
+
+// crowds says that at the time now there is a crowd: few followers or more.
+func (r *pollers) crowds(now time.Duration) {
+	r.crowded.Store(int64(now))
+	if !r.crowd.Load() {
+		r.crowd.Store(true)
+	}
+}
+
+// acquireSlot takes a slot, if one is free.
+func (r *pollers) acquireSlot(budget time.Duration) bool {
 	for {
 		n := r.slots.Load()
-		if n >= r.limit.Load() {
+		if !r.free(budget) {
 			return false
 		}
 		if r.slots.CompareAndSwap(n, n+1) {
@@ -322,14 +358,14 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 		for range looks {
 			if w.cond.Ready() {
 				if !worthy {
-					r.lost(w, wanted, Now())
+					r.lost(wanted, Now())
 				}
 				return Polled
 			}
 			pause(1)
 		}
 		now = Now()
-		if !worthy && r.lost(w, wanted, now) && w.budget != Forever {
+		if !worthy && r.lost(wanted, now) && w.budget != Forever {
 			return Contended
 		}
 		if !leader && r.followers.Load() > 0 {

@@ -60,10 +60,12 @@ func eventually(ok func() bool) {
 	}
 }
 
-// refreshed returns a room that knows the present GOMAXPROCS.
+// refreshed returns a room that knows the present GOMAXPROCS. For good there is
+// a crowd in it, so that those without a slot follow.
 func refreshed() *pollers {
 	r := newPollers()
 	r.refresh()
+	r.crowds(Forever)
 	return r
 }
 
@@ -151,25 +153,79 @@ func (w *waiting) end(t *testing.T) {
 
 // TestSeats counts the slots.
 func TestSeats(t *testing.T) {
-	for procs, want := range map[int]int{1: 1, 2: 1, 3: 1, 4: 2, 7: 3, 8: 4} {
-		t.Run(fmt.Sprintf("procs=%d", procs), func(t *testing.T) {
-			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
-			r := refreshed()
-			for i := range want {
-				if !r.acquireSlot() {
-					t.Errorf("there are %d slots, want %d", i, want)
+	for _, tt := range []struct {
+		procs, want, more int // more: while there is no crowd
+	}{{1, 1, 1}, {2, 1, 2}, {3, 1, 2}, {4, 2, 2}, {7, 3, 3}, {8, 4, 4}} {
+		t.Run(fmt.Sprintf("procs=%d", tt.procs), func(t *testing.T) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(tt.procs))
+			for _, x := range []struct {
+				crowd  bool
+				budget time.Duration
+				want   int
+			}{{true, ms, tt.want}, {false, ms, tt.more}, {false, Forever, tt.want}} {
+				r := newPollers()
+				r.refresh()
+				if x.crowd {
+					r.crowds(0)
 				}
-			}
-			for range 2 {
-				if r.acquireSlot() {
-					t.Errorf("there are more than %d slots", want)
+				for i := range x.want {
+					if !r.acquireSlot(x.budget) {
+						t.Errorf("%+v: there are %d slots", x, i)
+					}
 				}
-			}
-			r.slots.Add(-1)
-			if !r.acquireSlot() {
-				t.Error("a slot that was given back cannot be taken")
+				for range 2 {
+					if r.acquireSlot(x.budget) {
+						t.Errorf("%+v: there are more slots", x)
+					}
+				}
+				r.slots.Add(-1)
+				if !r.acquireSlot(x.budget) {
+					t.Errorf("%+v: a slot that was given back cannot be taken", x)
+				}
 			}
 		})
+	}
+}
+
+// TestManyFollow has more and more waits on two Ps: two of them have slots,
+// until there is a crowd. Then only one has, until none was there for 10 ms.
+func TestManyFollow(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	r := newPollers()
+	r.refresh()
+	if !r.acquireSlot(ms) || !r.acquireSlot(ms) {
+		t.Fatal("less than two slots")
+	}
+	var ws []*waiting
+	for i := range few {
+		if r.crowd.Load() {
+			t.Errorf("a crowd of %d followers", i)
+		}
+		ws = append(ws, r.followed(Forever))
+	}
+	if !r.crowd.Load() {
+		t.Errorf("%d followers are no crowd", few)
+	}
+	r.slots.Add(-2)
+	r.promote()
+	for _, w := range ws {
+		w.end(t)
+	}
+	if !r.acquireSlot(ms) || r.free(ms) {
+		t.Error("more or less than one slot in a crowd")
+	}
+	r.slots.Add(-1)
+	c := new(probed)
+	c.true.Store(true)
+	for _, ago := range []time.Duration{monitor - 10*time.Second, monitor + 1} {
+		r.crowds(Now() - ago)
+		r.poll(NewWaiter(c), Now(), ms)
+		if got, want := r.crowd.Load(), ago < monitor; got != want {
+			t.Errorf("a crowd %v ago: crowd = %v, want %v", ago, got, want)
+		}
+	}
+	if s, n := r.slots.Load(), r.followers.Load(); s != 0 || n != 0 || r.led.Load() {
+		t.Errorf("%d slots are taken, %d follow, led %v", s, n, r.led.Load())
 	}
 }
 
@@ -552,8 +608,17 @@ func TestSpin(t *testing.T) {
 		}
 		w := r.withSlot(Forever)
 		if ok, n := look(t, r, true); ok || n != 0 {
-			t.Errorf("beside one who polls: spin = %v after %d looks, want none", ok, n)
+			t.Errorf("in a crowd, beside one who polls: spin = %v after %d looks, want none", ok, n)
 		}
+		r.crowd.Store(false)
+		if ok, n := look(t, r, true); !ok || n != 1 {
+			t.Errorf("beside one who polls: spin = %v after %d looks, want true after 1", ok, n)
+		}
+		r.slots.Add(1)
+		if ok, n := look(t, r, true); ok || n != 0 {
+			t.Errorf("beside two who poll: spin = %v after %d looks, want none", ok, n)
+		}
+		r.slots.Add(-1)
 		w.end(t)
 	})
 }
@@ -778,6 +843,44 @@ func TestVisit(t *testing.T) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.file.Close()
+}
+
+// TestVisitsBeside has two goroutines make visits with one P. A visit ends when
+// the scheduler has nothing to run, so one that is due while another is under
+// way has to leave it the P.
+func TestVisitsBeside(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var v visitor
+	v.open()
+	if v.raw == nil {
+		t.Fatal("no descriptor for visits")
+	}
+	defer v.file.Close()
+	const rounds = 50
+	var done atomic.Bool
+	go func() {
+		for made := 0; made < rounds; {
+			now := Now()
+			v.last.Store(0)
+			v.visit(now)
+			v.mu.Lock()
+			if v.visited == now { // not one of the other goroutine's
+				made++
+			}
+			v.mu.Unlock()
+		}
+		done.Store(true)
+	}()
+	due := 0
+	for !done.Load() {
+		last := v.last.Load()
+		if v.visit(Now()); v.last.Load() != last {
+			due++
+		}
+	}
+	if due > 10*rounds { // 100 in the 10 ms until the monitor looks
+		t.Errorf("%d visits were due until %d have ended", due, rounds)
+	}
 }
 
 // TestTaken checks when goroutines in system calls count.
