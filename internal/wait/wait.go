@@ -7,10 +7,10 @@
 // keeps a P from going idle, and it is the idle Ps that look after the network:
 // were there one on every P, the rest of the process would wait for sysmon's 10
 // ms. So there are slots, half as many as Ps, and two for two Ps as long as few
-// wait: see pollers.free. A wait that finds no
-// slot follows: it sleeps, and one of those that have a slot, the leader, looks at
-// the conditions of all followers too. A goroutine that leaves its slot
-// promotes one of the followers, if none leads them.
+// wait: see pollers.free. A wait that finds no slot follows: it sleeps, and one
+// of those that have a slot, the leader, looks at the conditions of all
+// followers too. A goroutine that leaves its slot promotes one of the
+// followers, if none leads them.
 package wait
 
 import (
@@ -158,8 +158,8 @@ func Prepare() {
 }
 
 // Spin checks w's condition for about a microsecond and reports whether it has
-// become true. If only one processor is available, or no slot is free, Spin does
-// nothing.
+// become true. If only one processor is available, or no slot is free, Spin
+// does nothing.
 func (w *Waiter) Spin() bool { return process.spin(w) }
 
 func (r *pollers) spin(w *Waiter) bool {
@@ -294,40 +294,6 @@ func (w *Waiter) pollBlind() {
 // shared if that is after w's start.
 func (w *Waiter) expired(now, shared time.Duration) bool {
 	return now-max(w.start, shared) > w.budget || now-w.start > max(w.budget, longest)
-}
-
-// free reports whether there is a slot for a wait of that budget.
-//
-// With two Ps there are two slots, unless there is a crowd. If there were one,
-// the other P would be idle, and the scheduler would wake a thread for it with
-// each goroutine that a leader wakes, on the processor that the peer needs. The
-// network is looked after by visits then. In a crowd a leader finds news for
-// several at a time, and they need the other P. A wait without an end takes
-// only the first slot.
-func (r *pollers) free(budget time.Duration) bool {
-	n := r.slots.Load()
-	return n < r.limit.Load() || n < r.more.Load() && budget != Forever && !r.crowd.Load()
-}
-
-// crowds says that at the time now there is a crowd: few followers or more.
-func (r *pollers) crowds(now time.Duration) {
-	r.crowded.Store(int64(now))
-	if !r.crowd.Load() {
-		r.crowd.Store(true)
-	}
-}
-
-// acquireSlot takes a slot, if one is free.
-func (r *pollers) acquireSlot(budget time.Duration) bool {
-	for {
-		n := r.slots.Load()
-		if !r.free(budget) {
-			return false
-		}
-		if r.slots.CompareAndSwap(n, n+1) {
-			return true
-		}
-	}
 }
 
 // lead polls with a slot, which it gives back. leader says that the caller is
