@@ -77,7 +77,7 @@ func (v *visitor) visit(now time.Duration) {
 	if !v.mu.TryLock() {
 		// The visit under way may need this P to end.
 		v.mu.Lock()
-		v.mu.Unlock()
+		defer v.mu.Unlock()
 		return
 	}
 	defer v.mu.Unlock()
