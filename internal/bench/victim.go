@@ -22,12 +22,12 @@ const beatSize = 16
 // beatsPerSecond is how many beats there are where [Spec.Rate] is 0.
 const beatsPerSecond = 200
 
-// beatPause returns how long to rest before a beat: half to one and a half of
-// the mean, at random, so that beats do not fall in step with what happens
-// every so many milliseconds.
+// beatPause returns how long to rest before a beat: 0.6 to 1.4 of the mean, at
+// random, so that beats do not fall in step with what happens every so many
+// milliseconds.
 func beatPause(perSecond int) time.Duration {
 	mean := time.Second / time.Duration(cmp.Or(perSecond, beatsPerSecond))
-	return mean/2 + rand.N(mean)
+	return mean*3/5 + rand.N(mean*4/5)
 }
 
 // beat is the third process. It begins when the client says so.

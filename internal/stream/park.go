@@ -61,7 +61,7 @@ func (s *Stream) await(h *half) {
 	defer func() { h.blocked.stop(wait.Now()) }() // also at a fault
 	if budget > 0 {
 		if cause = h.waiter.Poll(start, budget); cause == wait.Polled {
-			wait.End()
+			h.waiter.End()
 			h.pace.Polled()
 			return
 		}
@@ -74,7 +74,8 @@ func (s *Stream) await(h *half) {
 	s.park(h)
 	now := wait.Now()
 	wait.Sleeps(now) // and has been woken
-	h.pace.Parked(now-start, s.busyPoll, wait.End()-before-1)
+	h.pace.Parked(now-start, s.busyPoll, wait.Ended()-before)
+	h.waiter.End()
 }
 
 // park sleeps until there is news for the half h.

@@ -78,8 +78,8 @@ func (r *pollers) scanFollowers(now time.Duration) {
 	r.admit()
 	progress := false
 	for i := r.look(0); i < len(r.list); i = r.look(i) {
-		if w := r.list[i]; w != r.latest {
-			r.latest, r.shared = w, now
+		if id := r.list[i].id; id != r.latest {
+			r.latest, r.shared = id, now
 		}
 		r.signal(i, ready)
 		progress = true

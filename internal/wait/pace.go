@@ -32,9 +32,9 @@ func (p *Pace) Budget(limit time.Duration) (time.Duration, Cause) {
 func (p *Pace) Polled() { p.slow = false }
 
 // Parked records that a wait was parked, how long it took in all, and how many
-// other waits of the process ended during it. If a leader would have made
-// progress within the limit all the time, polling was worth it, although this
-// wait was longer: see [Waiter.Poll].
+// others of the process ended during it (see [Ended]). If a leader would have
+// made progress for several waiters within the limit all the time, polling was
+// worth it, although this wait was longer: see [Waiter.Poll].
 func (p *Pace) Parked(d, limit time.Duration, others uint64) {
 	p.slow = d > limit && (d > longest || time.Duration(others)*limit < d)
 }

@@ -53,8 +53,16 @@ type gosched struct {
 	last atomic.Int64 // when a goroutine last polled
 }
 
-// woken notes that at the time now the network may have woken a goroutine, or
-// one begins to wait for it.
+// sleeps notes that at the time now the network has woken a goroutine, or one
+// begins to wait for it. Where that happens often it does not put off again and
+// again what will be due soon.
+func (g *gosched) sleeps(now time.Duration) {
+	if due := time.Duration(g.due.Load()); due < now || due > now+lookoutAfter {
+		g.woken(now)
+	}
+}
+
+// woken has the next Gosched be due after lookoutAfter.
 func (g *gosched) woken(now time.Duration) { g.due.Store(int64(now + lookoutAfter)) }
 
 // polls calls runtime.Gosched if that is due, and reports whether it has. It is

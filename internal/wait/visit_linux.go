@@ -33,7 +33,7 @@ type visitor struct {
 	calls   uint64           // what the second was when it was last read
 	entered time.Duration    // when that had changed
 	visited time.Duration    // when the last visit was
-	watched bool             // it has ended on another thread, which had waited for the network
+	watched bool             // it has ended on another thread, which has waited for the network, as a rule
 }
 
 // open makes v ready for visits. Without descriptors there are none.
@@ -104,14 +104,18 @@ func (v *visitor) busy(now time.Duration) bool {
 
 // taken is busy for so many goroutines that run, and that are in system calls.
 // One in a system call keeps its P until the monitor has found it there twice
-// and takes that away. So if any has entered one lately, these count as well,
-// but for a visit a millisecond only, because there may be nothing to wait for,
-// and until a visit shows that a thread waits for the network, so that a P is
-// idle.
+// and takes that away. So if their number has changed lately, these count as
+// well, but for a visit a millisecond only, because there may be nothing to
+// wait for, and until a visit shows that a thread waits for the network, so
+// that a P is idle. Otherwise they count for one every 10 ms: one can have come
+// back and entered another between two looks.
 func (v *visitor) taken(running, calls, procs uint64, now time.Duration) bool {
 	if calls != v.calls {
 		v.calls, v.entered, v.watched = calls, now, false
 	}
-	return running >= procs ||
-		running+calls >= procs && !v.watched && now-v.entered < 2*monitor && now-v.visited >= heartbeat
+	every := monitor
+	if !v.watched && now-v.entered < 2*monitor {
+		every = heartbeat
+	}
+	return running >= procs || running+calls >= procs && now-v.visited >= every
 }

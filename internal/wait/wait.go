@@ -61,14 +61,17 @@ type Waiter struct {
 
 	near, elsewhere bool // what Where has said last
 
+	id            uint64        // no other Waiter of the process has it
 	start, budget time.Duration // of the wait under way
 	spun          uint          // waits that spinning has ended
 }
 
+var ids atomic.Uint64 // of Waiters, so far
+
 // NewWaiter returns a Waiter for cond. In a bubble it waits until the channel
 // has been made outside the bubble.
 func NewWaiter(cond Condition) *Waiter {
-	w := &Waiter{cond: cond}
+	w := &Waiter{cond: cond, id: ids.Add(1)}
 	if !bubble.In(Now()) {
 		w.signals = make(chan signal, 1)
 		return w
@@ -92,7 +95,8 @@ type pollers struct {
 	more       atomic.Int32           // and while there is no crowd
 	crowd      atomic.Bool            // see crowds
 	crowded    atomic.Int64           // when crowds was last called
-	ended      atomic.Uint64          // waits of the process
+	ended      atomic.Uint64          // see Ended
+	endedLast  atomic.Uint64          // whose wait that was
 	parallel   atomic.Bool            // another processor can make the condition true while one spins
 	refreshed  atomic.Int64           // when the two were last looked up
 	quota      quota
@@ -106,7 +110,7 @@ type pollers struct {
 	// Owned by the leader.
 	list     []*Waiter
 	progress time.Duration // when a condition of a follower was last found true
-	latest   *Waiter       // whose that was, if there was any since the leader leads
+	latest   uint64        // whose that was
 	shared   time.Duration // when it was last another's than the time before
 	ticked   time.Duration // when followers last got a Tick
 	turn     int           // who got the last one
@@ -198,15 +202,20 @@ func (r *pollers) yieldHot(now time.Duration) {
 	r.lost(wanted, Now())
 }
 
-// Ended returns how many waits of the process have ended, and End counts one.
+// Ended returns how many waits of the process have ended, where several of one
+// Waiter in a row count as one, and End counts a wait of w.
 func Ended() uint64 { return process.ended.Load() }
 
-// End counts a wait that has ended, and returns how many that makes.
-func End() uint64 { return process.ended.Add(1) }
+func (w *Waiter) End() {
+	if process.endedLast.Load() != w.id {
+		process.endedLast.Store(w.id)
+		process.ended.Add(1)
+	}
+}
 
 // Sleeps says that at the time now a wait goes to sleep, or has been woken: see
 // gosched.
-func Sleeps(now time.Duration) { process.gosched.woken(now) }
+func Sleeps(now time.Duration) { process.gosched.sleeps(now) }
 
 // Visit makes the runtime check the network, if that is due: see visitor. It is
 // for goroutines that go on without waiting.
@@ -302,7 +311,6 @@ func (w *Waiter) expired(now, shared time.Duration) bool {
 func (r *pollers) lead(w *Waiter, leader bool) Cause {
 	defer func() {
 		if leader {
-			r.latest = nil
 			r.led.Store(false) // sync: slot
 		}
 		r.slots.Add(-1) // sync: slot
@@ -310,7 +318,7 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 	}()
 	now := Now()
 	progress, tick := now, now // when a condition was last true, and the last Tick
-	shared := now              // when the budget begins
+	shared := w.start          // when the budget begins
 	turn := now                // when to look for other goroutines that want to run
 	wanted := now              // since when this goroutine has wanted the processor; excludes other goroutines' time
 	for {
@@ -325,6 +333,9 @@ func (r *pollers) lead(w *Waiter, leader bool) Cause {
 			if w.cond.Ready() {
 				if !worthy {
 					r.lost(wanted, Now())
+				}
+				if leader {
+					r.latest = w.id
 				}
 				return Polled
 			}

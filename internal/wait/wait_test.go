@@ -777,6 +777,28 @@ func TestGosched(t *testing.T) {
 	g.woken(now)
 	check("after a wait that slept", lookoutAfter, 0)
 	check("when that goes on", schedAtLeast-100*time.Microsecond, 1)
+	g.sleeps(now)
+	check("when one goes to sleep", lookoutAfter/2, 0)
+	for range 3 { // more of them do not put it off
+		g.sleeps(now)
+		now += lookoutAfter / 5
+	}
+	check("when more have", lookoutAfter/10, 1)
+	g.due.Store(int64(now - 1))
+	g.sleeps(now)
+	check("when one sleeps that was overdue", lookoutAfter, 0)
+}
+
+// TestEnded counts waits that have ended.
+func TestEnded(t *testing.T) {
+	a, b := NewWaiter(new(probed)), NewWaiter(new(probed))
+	before := Ended()
+	for i, w := range []*Waiter{a, a, b, b, b, a} {
+		w.End()
+		if got, want := Ended()-before, []uint64{1, 1, 2, 2, 2, 3}[i]; got != want {
+			t.Errorf("%d after %d waits, want %d", got, i+1, want)
+		}
+	}
 }
 
 // TestProcessor pins a thread to each processor that there is, one after the
@@ -899,7 +921,8 @@ func TestTaken(t *testing.T) {
 		{"one has entered", 1, 1, 0, heartbeat, true},
 		{"soon after a visit", 1, 1, heartbeat, heartbeat - 1, false},
 		{"later", 1, 1, 2*monitor - 1, heartbeat, true},
-		{"it has no P any more", 1, 1, 2 * monitor, time.Hour, false},
+		{"it has no P any more", 1, 1, 2 * monitor, monitor - 1, false},
+		{"but may have entered another one", 1, 1, 2 * monitor, monitor, true},
 		{"others may be back", 1, 3, 2*monitor - 1, heartbeat, true},
 	} {
 		v := visitor{calls: tt.calls, entered: now - tt.after, visited: now - tt.visited}
@@ -907,7 +930,7 @@ func TestTaken(t *testing.T) {
 			t.Errorf("%s: taken = %v, want %v", tt.name, got, tt.want)
 		}
 		v.watched = true
-		if got := v.taken(tt.running, tt.calls, 2, now); got != (tt.running == 2) {
+		if got := v.taken(tt.running, tt.calls, 2, now); got != (tt.running == 2 || tt.calls > 0 && tt.visited >= monitor) {
 			t.Errorf("%s: while a thread waits for the network: taken = %v", tt.name, got)
 		}
 		v = visitor{calls: 7, visited: now - tt.visited, watched: true}
