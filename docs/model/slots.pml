@@ -1,11 +1,11 @@
 /*
  * Polling slots of a process: leader and followers.
  *
- * At most CAP waiters poll (have a slot), EXTRA more as long as there is no crowd,
- * of which the model knows nothing. The others are followers: they are on the
- * incoming stack or on the private list of the leader, and block. A waiter
- * with a slot that gets the role of the leader checks their words too. A waiter
- * that leaves a slot promotes a follower, unless another one will.
+ * At most CAP waiters poll (have a slot), and EXTRA more as long as there is no
+ * crowd: in the model they may or may not. The others are followers: they are
+ * on the incoming stack or on the private list of the leader, and block. A
+ * waiter with a slot that gets the role of the leader checks their words too. A
+ * waiter that leaves a slot promotes a follower, unless another one will.
  *
  * Each of N waiters waits once. Its words become ready, or its deadline passes,
  * at any time (env). Polling is modelled as blocking until there is something
