@@ -69,7 +69,8 @@ func sceneTargets() (ts []Target) {
 		}
 		ts = append(ts, Target{
 			Text: "regret, " + w.Name, Workload: w.Name, Num: "shm", Figure: FigureRegret, AtMost: 1.05,
-			Note: w.Metric.Name == p90.Name, // that of a few dozen beats, from which only large factors can be told
+			// Of the p90 of a few dozen beats only large factors can be told.
+			Note: w.Metric.Name == p90.Name,
 		})
 	}
 	return ts

@@ -32,8 +32,8 @@ type visitor struct {
 	counts  []metrics.Sample // of goroutines that run, and of those in system calls
 	calls   uint64           // what the second was when it was last read
 	entered time.Duration    // when that had changed
-	visited time.Duration    // when the last visit was
-	watched bool             // it has ended on another thread, which has waited for the network, as a rule
+	visited time.Duration    // when the last visit began
+	watched bool             // it has ended on another thread: see taken
 }
 
 // open makes v ready for visits. Without descriptors there are none.
@@ -67,21 +67,21 @@ func (v *visitor) open() {
 	}
 }
 
-// visit makes a visit if one is due, no other goroutine makes one, and no P is
-// idle.
+// visit makes a visit if one is due and no P is idle. If another goroutine
+// makes one, it waits for the end of that.
 func (v *visitor) visit(now time.Duration) {
 	last := v.last.Load()
 	if now-time.Duration(last) < choreEvery || !v.last.CompareAndSwap(last, int64(now)) {
 		return
 	}
 	if !v.mu.TryLock() {
-		// The visit under way may need this P to end.
+		// The scheduler may need this P to find that the other visit is over.
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		return
 	}
 	defer v.mu.Unlock()
-	if now-time.Duration(last) > heartbeat { // nobody polled: any may have entered one meanwhile
+	if now-time.Duration(last) > heartbeat { // nobody has looked at the calls
 		v.entered, v.visited, v.watched = now, now, false
 	}
 	if v.raw == nil || !v.busy(now) {

@@ -203,9 +203,10 @@ func (r *pollers) yieldHot(now time.Duration) {
 }
 
 // Ended returns how many waits of the process have ended, where several of one
-// Waiter in a row count as one, and End counts a wait of w.
+// Waiter in a row count as one.
 func Ended() uint64 { return process.ended.Load() }
 
+// End says that a wait of w has ended: see [Ended].
 func (w *Waiter) End() {
 	if process.endedLast.Load() != w.id {
 		process.endedLast.Store(w.id)

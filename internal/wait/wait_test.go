@@ -219,6 +219,7 @@ func TestManyFollow(t *testing.T) {
 	r.slots.Add(-1)
 	c := new(probed)
 	c.true.Store(true)
+	// The first is to come, however long the test is held up in between.
 	for _, ago := range []time.Duration{monitor - 10*time.Second, monitor + 1} {
 		r.crowds(Now() - ago)
 		r.poll(NewWaiter(c), Now(), ms)
@@ -507,6 +508,14 @@ func TestTick(t *testing.T) {
 	})
 }
 
+// enlist has w follow from the time now on, with a budget of 1 ms, as if the
+// leader had admitted it.
+func (r *pollers) enlist(w *Waiter, now time.Duration) {
+	w.start, w.budget = now, ms
+	r.list = append(r.list, w)
+	r.followers.Add(1)
+}
+
 // TestTickBesideBusy has a follower that is quiet beside one that finds news at
 // each scan: it gets a Tick at each chore all the same, and not more often, and
 // its time runs out.
@@ -515,9 +524,7 @@ func TestTickBesideBusy(t *testing.T) {
 	now := 1000 * ms
 	follow := func(c *probed) *Waiter {
 		w := NewWaiter(c)
-		w.start, w.budget = now, ms
-		r.list = append(r.list, w)
-		r.followers.Add(1)
+		r.enlist(w, now)
 		return w
 	}
 	quiet := new(probed)
@@ -551,14 +558,8 @@ func TestBusyOnes(t *testing.T) {
 	for busy := 1; busy <= 2; busy++ {
 		r := newPollers()
 		now := 1000 * ms
-		const budget = ms
-		follow := func(w *Waiter) {
-			w.start, w.budget = now, budget
-			r.list = append(r.list, w)
-			r.followers.Add(1)
-		}
 		quiet := NewWaiter(new(probed))
-		follow(quiet)
+		r.enlist(quiet, now)
 		var ws []*Waiter
 		for range busy {
 			c := new(probed)
@@ -567,14 +568,14 @@ func TestBusyOnes(t *testing.T) {
 		}
 		for i := 0; len(quiet.signals) == 0 && now < 2000*ms; i++ {
 			w := ws[i%busy]
-			follow(w)
+			r.enlist(w, now)
 			if r.scanFollowers(now); len(w.signals) == 0 {
 				t.Fatal("news are not found")
 			}
 			<-w.signals
 			now += choreEvery
 		}
-		want := budget
+		want := ms // its budget
 		if busy > 1 {
 			want = longest
 		}
@@ -824,15 +825,33 @@ func TestProcessor(t *testing.T) {
 	}
 }
 
-// TestVisit has a goroutine wait for a pipe while another one keeps the only P.
-// Without visits the runtime's monitor is the first to look, after some 10 ms.
-func TestVisit(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	var v visitor
+// newVisitor returns a visitor that is ready, until the test is over.
+func newVisitor(t *testing.T) *visitor {
+	v := new(visitor)
 	v.open()
 	if v.raw == nil {
 		t.Fatal("no descriptor for visits")
 	}
+	t.Cleanup(func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.file.Close()
+	})
+	return v
+}
+
+// due visits, and reports whether a visit was due.
+func (v *visitor) due() bool {
+	last := v.last.Load()
+	v.visit(Now())
+	return v.last.Load() != last
+}
+
+// TestVisit has a goroutine wait for a pipe while another one keeps the only P.
+// Without visits the runtime's monitor is the first to look, after some 10 ms.
+func TestVisit(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	v := newVisitor(t)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -854,9 +873,7 @@ func TestVisit(t *testing.T) {
 		want.Add(1)
 		w.Write([]byte{1})
 		for got.Load() < want.Load() {
-			last := v.last.Load()
-			v.visit(Now())
-			if v.last.Load() != last {
+			if v.due() {
 				visits++
 			}
 		}
@@ -864,9 +881,6 @@ func TestVisit(t *testing.T) {
 	if visits > 5*rounds { // 100 in 10 ms
 		t.Errorf("%d visits until %d bytes were read", visits, rounds)
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.file.Close()
 }
 
 // TestVisitsBeside has two goroutines make visits with one P. A visit ends when
@@ -874,12 +888,7 @@ func TestVisit(t *testing.T) {
 // way has to leave it the P.
 func TestVisitsBeside(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	var v visitor
-	v.open()
-	if v.raw == nil {
-		t.Fatal("no descriptor for visits")
-	}
-	defer v.file.Close()
+	v := newVisitor(t)
 	const rounds = 50
 	var done atomic.Bool
 	go func() {
@@ -897,8 +906,7 @@ func TestVisitsBeside(t *testing.T) {
 	}()
 	due := 0
 	for !done.Load() {
-		last := v.last.Load()
-		if v.visit(Now()); v.last.Load() != last {
+		if v.due() {
 			due++
 		}
 	}
@@ -943,12 +951,7 @@ func TestTaken(t *testing.T) {
 // TestCounts has a goroutine enter a system call that does not end.
 func TestCounts(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	var v visitor
-	v.open()
-	if v.raw == nil {
-		t.Fatal("no descriptor for visits")
-	}
-	defer v.file.Close()
+	v := newVisitor(t)
 	if !v.busy(0) {
 		t.Error("not busy, and the only P runs this")
 	}
