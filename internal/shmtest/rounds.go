@@ -156,10 +156,11 @@ func (h Holdings) LeftWithin(limit time.Duration) string {
 		left := ""
 		// What the first listener or dialer opens stays for as long as the
 		// process, if it could be opened.
-		const once = "anon_inode:[eventfd]"
-		if now.descriptors[once] == h.descriptors[once]+1 {
-			if now.descriptors[once]--; now.descriptors[once] == 0 {
-				delete(now.descriptors, once)
+		for _, once := range []string{"anon_inode:[eventfd]", "/proc/uptime"} {
+			if now.descriptors[once] == h.descriptors[once]+1 {
+				if now.descriptors[once]--; now.descriptors[once] == 0 {
+					delete(now.descriptors, once)
+				}
 			}
 		}
 		if now.goroutines > h.goroutines {

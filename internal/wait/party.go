@@ -12,18 +12,24 @@ import (
 //
 // A slice that one of the party has taken is not lost: it has worked meanwhile.
 // Two processes with many connections, which both always have something to do,
-// take slices from each other all the time.
+// take slices from each other all the time. Nor do strangers have the time for
+// which a processor idles.
 type party struct {
-	ask func(pid int) (time.Duration, processorSet) // of tests; nil: the kernel
+	ask    func(pid int) (time.Duration, processorSet) // of tests; nil: the kernel
+	unused func() (idle time.Duration, processors int) // of tests; nil: the kernel
 
 	looked atomic.Int64 // when the last look was
 
-	mu           sync.Mutex      // guards the following
-	peers        map[int]*member // by their process numbers
-	self         member
-	last, before turn          // what the last two looks have found
-	judged       time.Duration // when had was last asked
-	verdict      bool          // what it has answered
+	mu         sync.Mutex      // guards the following
+	peers      map[int]*member // by their process numbers
+	self       member
+	idler      idler
+	idled      time.Duration // by the last look; 0: not known
+	processors int           // that any of the party may run on; 0: not known
+	spent      time.Duration // by the party or nobody, as far as the kernel has counted
+	past       [3]moment     // of looks, at least partyLook apart; the last is the latest
+	judged     time.Duration // when had was last asked
+	verdict    bool          // what it has answered
 }
 
 // A member is a process of the party.
@@ -33,12 +39,8 @@ type member struct {
 	used   time.Duration // processor time by then
 }
 
-// A turn is the time from one look to the next.
-type turn struct {
-	length     time.Duration
-	used       time.Duration // by the party, but for what the kernel counts at the next tick
-	processors int           // that any of it may run on; 0: not known
-}
+// A moment is when a look was, and what the party had spent by then.
+type moment struct{ at, spent time.Duration }
 
 // Join says that this process has a connection to another one, and Leave that
 // it has one less. A process whose number is not known (0) is a stranger.
@@ -48,6 +50,13 @@ func Leave(pid int) { process.party.leave(pid) }
 // Peers returns how many other processes have joined and not left, for tests
 // that count leaks.
 func Peers() int { return process.party.size() }
+
+// open makes p able to tell idle time, for as long as the process lives.
+func (p *party) open() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idler = openIdler()
+}
 
 func (p *party) join(pid int) {
 	if pid <= 0 {
@@ -85,7 +94,7 @@ func (p *party) size() int {
 }
 
 // keepLooking looks at the party if that is due, so that had knows. It is for a
-// goroutine that polls.
+// goroutine that polls, or would if there were no rest.
 func (p *party) keepLooking(now time.Duration) {
 	if now-time.Duration(p.looked.Load()) >= partyLook && p.mu.TryLock() {
 		defer p.mu.Unlock()
@@ -97,7 +106,6 @@ func (p *party) keepLooking(now time.Duration) {
 // p.mu.
 func (p *party) look(now time.Duration) {
 	last := time.Duration(p.looked.Swap(int64(now)))
-	p.before, p.last = p.last, turn{length: now - last}
 	if len(p.peers) > maxParty {
 		return
 	}
@@ -105,18 +113,36 @@ func (p *party) look(now time.Duration) {
 	for pid, m := range p.peers {
 		processors.add(p.lookAt(pid, m, last, now))
 	}
-	p.last.processors = processors.count()
+	p.processors = processors.count()
+	p.lookAtIdle()
+	if latest := len(p.past) - 1; now-p.past[latest].at >= partyLook {
+		copy(p.past[:], p.past[1:])
+		p.past[latest] = moment{now, p.spent}
+	}
 }
 
-// lookAt adds to the last turn what a member has used in it, and returns where
-// it may run. A member that was not there at the last look has used nothing.
+// lookAt adds what a member has used since the last look, and returns where it
+// may run. A member that was not there then has used nothing.
 func (p *party) lookAt(pid int, m *member, last, now time.Duration) processorSet {
 	used, on := p.usage(pid)
 	if m.looked == last && last > 0 {
-		p.last.used += max(0, used-m.used)
+		p.spent += max(0, used-m.used)
 	}
 	m.used, m.looked = used, now
 	return on
+}
+
+// lookAtIdle adds for how long processors were idle: no stranger has had that
+// time. The kernel tells it for all processors together.
+func (p *party) lookAtIdle() {
+	idle, processors := p.idle()
+	if processors != p.processors {
+		idle = 0
+	}
+	if p.idled > 0 {
+		p.spent += max(0, idle-p.idled)
+	}
+	p.idled = idle
 }
 
 // had reports whether the party itself has had the processors since the time
@@ -128,20 +154,24 @@ func (p *party) had(from, now time.Duration) bool {
 	defer p.mu.Unlock()
 	if from >= p.judged || now-p.judged >= slice { // otherwise it is the same slice
 		p.look(now)
-		p.judged, p.verdict = now, p.judge()
+		p.judged, p.verdict = now, p.judge(now)
 	}
 	return p.verdict
 }
 
-// judge reports whether the party has had the processors in the last two turns.
-func (p *party) judge() bool {
-	length := p.last.length + p.before.length
-	n := p.last.processors
-	if n == 0 || length > partyStays {
-		return false
+// judge reports whether nobody else has had the processors in the last 40 ms or
+// more, or since looks began. The kernel counts what runs on another processor
+// at its next tick, and idle time in steps of 10 ms.
+func (p *party) judge(now time.Duration) bool {
+	for _, then := range p.past {
+		length := now - then.at
+		if then.at == 0 || length > partyStays {
+			continue
+		}
+		others := time.Duration(p.processors)*length - (p.spent - then.spent)
+		return p.processors > 0 && length >= slice && float64(others) <= partySpares*float64(min(p.processors, 2))*float64(length)
 	}
-	others := time.Duration(n)*length - p.last.used - p.before.used
-	return float64(others) <= partySpares*float64(min(n, 2))*float64(length)
+	return false
 }
 
 // usage returns how much processor time a process has used, and the processors
@@ -151,4 +181,13 @@ func (p *party) usage(pid int) (time.Duration, processorSet) {
 		return p.ask(pid)
 	}
 	return processorTime(pid), processorsOf(pid)
+}
+
+// idle returns for how long the processors of the machine have been idle in
+// all, 0 if that is not known, and how many processors there are.
+func (p *party) idle() (idle time.Duration, processors int) {
+	if p.unused != nil {
+		return p.unused()
+	}
+	return p.idler.read()
 }

@@ -3,10 +3,14 @@
 package wait
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const ms = time.Millisecond
@@ -75,20 +79,20 @@ func TestPartyHad(t *testing.T) {
 			if at := time.Duration(p.looked.Load()); at != 1001*ms {
 				t.Errorf("it looks again after %v", at-1001*ms)
 			}
-			p.keepLooking(1021 * ms)
+			p.keepLooking(1200 * ms)
 			f.run(tt.used)
-			p.had(1028*ms, 1031*ms)
+			p.had(1207*ms, 1210*ms)
 			f.run(tt.used)
-			if got := p.had(1038*ms, 1041*ms); got != tt.want {
+			if got := p.had(1217*ms, 1220*ms); got != tt.want {
 				t.Errorf("had() = %v, want %v", got, tt.want)
 			}
 			// Another goroutine has lost the same slice.
 			f.run(uses{0: time.Second})
-			if got := p.had(1039*ms, 1042*ms-1); got != tt.want {
+			if got := p.had(1218*ms, 1221*ms-1); got != tt.want {
 				t.Errorf("had() = %v for another goroutine, want %v", got, tt.want)
 			}
 			// One that it has lost since then.
-			if got := p.had(1039*ms, 1042*ms); got != (tt.on.count() > 0) {
+			if got := p.had(1218*ms, 1221*ms); got != (tt.on.count() > 0) {
 				t.Errorf("had() = %v after so much more time, want %v", got, !got)
 			}
 		})
@@ -115,6 +119,116 @@ func TestPartyPinned(t *testing.T) {
 	}
 }
 
+// TestPartyIdle has processors idle that this process and its peer do not use.
+func TestPartyIdle(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		used    time.Duration // by each of the two, of the 20 ms that there are
+		idle    time.Duration
+		machine int // its processors; 0: not known
+		want    bool
+	}{
+		{"idle otherwise", 5 * ms, 10 * ms, 2, true},
+		{"just so much", 5 * ms, 6 * ms, 2, true},
+		{"a little less", 5 * ms, 6*ms - 1, 2, false},
+		{"not idle", 5 * ms, 0, 2, false},
+		{"not known", 5 * ms, 10 * ms, 0, false},
+		{"of a machine with more processors", 5 * ms, 10 * ms, 3, false},
+		{"a clock that goes back", 10 * ms, -10 * ms, 2, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			idle := time.Hour
+			f := &fakes{uses{}, processorSet{3}, processorSet{}}
+			p := party{ask: f.ask, unused: func() (time.Duration, int) { return idle, tt.machine }}
+			p.join(7)
+			var got bool
+			for now := 1000 * ms; now <= 1030*ms; now += 10 * ms {
+				if got = p.had(now, now); got && now == 1000*ms {
+					t.Error("it is known at the first look")
+				}
+				f.run(uses{0: tt.used, 7: tt.used})
+				idle += tt.idle
+			}
+			if got != tt.want {
+				t.Errorf("had() = %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestPartyIdleKnown has it become known and unknown how long processors were
+// idle. What they were before that counts for nothing.
+func TestPartyIdleKnown(t *testing.T) {
+	idle, machine := time.Hour, 0
+	f := &fakes{uses{}, processorSet{3}, processorSet{}}
+	p := party{ask: f.ask, unused: func() (time.Duration, int) { return idle, machine }}
+	for i, known := range []bool{false, false, true, false, true, true, true, true, true} {
+		if machine = 0; known {
+			machine = 2
+		}
+		now := time.Duration(100+i) * 10 * ms
+		if got, want := p.had(now, now), i == 8; got != want { // 40 ms before it begins at look 4
+			t.Errorf("look %d: had() = %v, want %v", i, got, want)
+		}
+		idle += 20 * ms
+	}
+}
+
+// TestIdler asks the kernel.
+func TestIdler(t *testing.T) {
+	if idle, n := new(idler).read(); idle != 0 || n != 0 {
+		t.Errorf("before it is known: %v idle on %d processors", idle, n)
+	}
+	i := openIdler()
+	if i.processors == 0 {
+		t.Fatal("not known")
+	}
+	start := time.Now()
+	first, n := i.read()
+	if online, err := os.ReadFile("/proc/cpuinfo"); err != nil {
+		t.Error(err)
+	} else if want := bytes.Count(online, []byte("processor\t")); runtime.GOARCH == "amd64" && n != want {
+		t.Errorf("%d processors, /proc/cpuinfo has %d", n, want)
+	}
+	time.Sleep(100 * ms)
+	last, _ := i.read()
+	if d, limit := last-first, time.Duration(n)*time.Since(start)+20*ms; d < 0 || d > limit {
+		t.Errorf("%d processors were idle for %v more, after %v", n, d, time.Since(start))
+	}
+	// It goes on as long as this process and all others leave a processor idle.
+	eventually(func() bool {
+		time.Sleep(ms)
+		now, _ := i.read()
+		return now > last
+	})
+	unix.Close(i.fd)
+	if idle, n := i.read(); idle != 0 || n != 0 {
+		t.Errorf("without the file: %v idle on %d processors", idle, n)
+	}
+	for list, want := range map[string]int{
+		"0\n": 1, "0-1\n": 2, "0-2,7\n": 4, "3,5-6,8\n": 4, "": 0, "\n": 0, "some\n": 0, "0-\n": 0, "3-1\n": 0, "0-1,x\n": 0,
+	} {
+		if n := countList(list); n != want {
+			t.Errorf("%q has %d numbers, want %d", list, n, want)
+		}
+	}
+}
+
+// TestPartyLately has strangers come and go: what counts is the last 40 to 60
+// ms.
+func TestPartyLately(t *testing.T) {
+	f := &fakes{used: uses{}, on: processorSet{3}}
+	p := party{ask: f.ask}
+	for now := 1000 * ms; now <= 1300*ms; now += 5 * ms {
+		if want := now >= 1140*ms && now < 1215*ms; p.had(now, now) != want {
+			t.Errorf("had() = %v after %v, want %v", !want, now, want)
+		}
+		if now >= 1100*ms && now < 1200*ms {
+			f.run(uses{0: 10 * ms})
+		}
+	}
+}
+
 // TestPartyForgets has a long time pass between two looks.
 func TestPartyForgets(t *testing.T) {
 	for _, tt := range []struct {
@@ -123,8 +237,12 @@ func TestPartyForgets(t *testing.T) {
 	}{{partyStays - 10*ms, true}, {partyStays - 10*ms + 1, false}, {time.Hour, false}} {
 		f := &fakes{used: uses{0: time.Hour}, on: processorSet{3}}
 		p := party{ask: f.ask}
-		if p.had(10*ms, 10*ms) {
+		if p.had(30*ms, 30*ms) {
 			t.Error("it is known at the first look, soon after the start")
+		}
+		f.run(uses{0: 20 * ms})
+		if !p.had(40*ms, 40*ms) {
+			t.Error("it is not known at the second look")
 		}
 		p.keepLooking(1000 * ms)
 		f.run(uses{0: 20 * ms})
@@ -159,11 +277,11 @@ func TestPartyMembers(t *testing.T) {
 	now := 1000 * ms
 	had := func(what string, used time.Duration, want bool) {
 		t.Helper()
-		for i := range 3 {
+		now += 2 * partyStays
+		for i := range 10 {
 			now += 10 * ms
 			f.run(uses{0: used})
-			// The last two looks count, and nothing before is to be taken for theirs.
-			if got := p.had(now, now); got != want && (i == 2 || got) {
+			if got := p.had(now, now); got != want && (i == 9 || got) {
 				t.Errorf("%s: had() = %v, want %v", what, got, want)
 			}
 		}

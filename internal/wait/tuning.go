@@ -86,7 +86,6 @@ const (
 
 	schedAtLeast = monitor / 2 // the longest time without a Gosched
 
-	// partyStays is how long ago the look before the last may be for the party to
-	// be known.
+	// partyStays is how long a look counts.
 	partyStays = 5 * partyLook
 )

@@ -159,6 +159,7 @@ func (q *quota) get() float64 {
 func Prepare() {
 	process.refresh()
 	process.visitor.open()
+	process.party.open()
 }
 
 // Spin checks w's condition for about a microsecond and reports whether it has
@@ -248,12 +249,12 @@ func (r *pollers) poll(w *Waiter, start, budget time.Duration) Cause {
 		return Always
 	}
 	w.start, w.budget = start, budget
+	r.party.keepLooking(w.start)
 	if budget != Forever && r.others.rests(w.start) {
 		return Contended
 	}
 	if last := r.refreshed.Load(); w.start-time.Duration(last) > heartbeat && r.refreshed.CompareAndSwap(last, int64(w.start)) {
 		r.refresh()
-		r.party.keepLooking(w.start)
 	}
 	if r.crowd.Load() && w.start-time.Duration(r.crowded.Load()) > monitor {
 		r.crowd.Store(false)
