@@ -17,19 +17,20 @@ import (
 type party struct {
 	ask    func(pid int) (time.Duration, processorSet) // of tests; nil: the kernel
 	unused func() (idle time.Duration, processors int) // of tests; nil: the kernel
+	quota  func() float64                              // of processors; nil: none
 
 	looked atomic.Int64 // when the last look was
 
-	mu         sync.Mutex      // guards the following
-	peers      map[int]*member // by their process numbers
-	self       member
-	idler      idler
-	idled      time.Duration // by the last look; 0: not known
-	processors int           // that any of the party may run on; 0: not known
-	spent      time.Duration // by the party or nobody, as far as the kernel has counted
-	past       [3]moment     // of looks, at least partyLook apart; the last is the latest
-	judged     time.Duration // when had was last asked
-	verdict    bool          // what it has answered
+	mu      sync.Mutex      // guards the following
+	peers   map[int]*member // by their process numbers
+	self    member
+	idler   idler
+	idle    time.Duration // by the last look, since boot; 0: not known
+	others  time.Duration // that the party has not had, nor nobody, since the first look
+	n       int           // processors that any of it may run on, by the last look; 0: not known
+	past    [3]moment     // of looks, at least partyLook apart; the last is the latest
+	judged  time.Duration // when had was last asked
+	verdict bool          // what it has answered
 }
 
 // A member is a process of the party.
@@ -39,8 +40,8 @@ type member struct {
 	used   time.Duration // processor time by then
 }
 
-// A moment is when a look was, and what the party had spent by then.
-type moment struct{ at, spent time.Duration }
+// A moment is what a look has found.
+type moment struct{ at, others time.Duration }
 
 // Join says that this process has a connection to another one, and Leave that
 // it has one less. A process whose number is not known (0) is a stranger.
@@ -96,53 +97,64 @@ func (p *party) size() int {
 // keepLooking looks at the party if that is due, so that had knows. It is for a
 // goroutine that polls, or would if there were no rest.
 func (p *party) keepLooking(now time.Duration) {
-	if now-time.Duration(p.looked.Load()) >= partyLook && p.mu.TryLock() {
+	due := func() bool { return now-time.Duration(p.looked.Load()) >= partyLook }
+	if due() && p.mu.TryLock() {
 		defer p.mu.Unlock()
-		p.look(now)
+		if due() {
+			p.look(now)
+		}
 	}
 }
 
-// look finds out what the party has used since the last look. The caller has
-// p.mu.
+// look adds up what others have had of the processors since the last look. The
+// caller has p.mu.
 func (p *party) look(now time.Duration) {
 	last := time.Duration(p.looked.Swap(int64(now)))
 	if len(p.peers) > maxParty {
+		p.n, p.past = 0, [3]moment{}
 		return
 	}
-	processors := p.lookAt(os.Getpid(), &p.self, last, now)
+	used, on := p.usedBy(os.Getpid(), &p.self, last, now)
 	for pid, m := range p.peers {
-		processors.add(p.lookAt(pid, m, last, now))
+		more, too := p.usedBy(pid, m, last, now)
+		used += more
+		on.add(too)
 	}
-	p.processors = processors.count()
-	p.lookAtIdle()
+	p.n = on.count()
+	capacity := time.Duration(p.n) * (now - last)
+	p.others += capacity - used - p.idled(capacity)
 	if latest := len(p.past) - 1; now-p.past[latest].at >= partyLook {
 		copy(p.past[:], p.past[1:])
-		p.past[latest] = moment{now, p.spent}
+		p.past[latest] = moment{now, p.others}
 	}
 }
 
-// lookAt adds what a member has used since the last look, and returns where it
-// may run. A member that was not there then has used nothing.
-func (p *party) lookAt(pid int, m *member, last, now time.Duration) processorSet {
-	used, on := p.usage(pid)
+// usedBy returns what a member has used since the last look, as far as the
+// kernel has counted, and where it may run. A member that was not there then
+// has used nothing.
+func (p *party) usedBy(pid int, m *member, last, now time.Duration) (used time.Duration, on processorSet) {
+	total, on := p.usage(pid)
 	if m.looked == last && last > 0 {
-		p.spent += max(0, used-m.used)
+		used = max(0, total-m.used)
 	}
-	m.used, m.looked = used, now
-	return on
+	m.used, m.looked = total, now
+	return used, on
 }
 
-// lookAtIdle adds for how long processors were idle: no stranger has had that
-// time. The kernel tells it for all processors together.
-func (p *party) lookAtIdle() {
-	idle, processors := p.idle()
-	if processors != p.processors {
+// idled returns for how long the party's processors have been idle since the
+// last look, during which they could have worked for the time of capacity. The
+// kernel tells it for all processors of the machine, in steps, and some kernels
+// in leaps. With a quota a processor can be idle although the party wants it.
+func (p *party) idled(capacity time.Duration) (d time.Duration) {
+	idle, processors := p.idleTime()
+	if processors != p.n || p.quota != nil && p.quota() < float64(p.n) {
 		idle = 0
 	}
-	if p.idled > 0 {
-		p.spent += max(0, idle-p.idled)
+	if p.idle > 0 {
+		d = min(max(0, idle-p.idle), capacity+idleStep)
 	}
-	p.idled = idle
+	p.idle = idle
+	return d
 }
 
 // had reports whether the party itself has had the processors since the time
@@ -159,17 +171,19 @@ func (p *party) had(from, now time.Duration) bool {
 	return p.verdict
 }
 
-// judge reports whether nobody else has had the processors in the last 40 ms or
-// more, or since looks began. The kernel counts what runs on another processor
-// at its next tick, and idle time in steps of 10 ms.
+// judge reports whether others have had next to nothing of the processors for
+// the last 40 to 60 ms; for less, down to a heartbeat, if looks have just begun
+// (again). The kernel counts to some ms, but where the party has nearly all of
+// the processors little is left to be counted late. What was before a time
+// without looks says nothing.
 func (p *party) judge(now time.Duration) bool {
 	for _, then := range p.past {
 		length := now - then.at
 		if then.at == 0 || length > partyStays {
 			continue
 		}
-		others := time.Duration(p.processors)*length - (p.spent - then.spent)
-		return p.processors > 0 && length >= slice && float64(others) <= partySpares*float64(min(p.processors, 2))*float64(length)
+		limit := partySpares * float64(min(p.n, 2)) * float64(length)
+		return p.n > 0 && length >= heartbeat && float64(p.others-then.others) <= limit
 	}
 	return false
 }
@@ -183,9 +197,9 @@ func (p *party) usage(pid int) (time.Duration, processorSet) {
 	return processorTime(pid), processorsOf(pid)
 }
 
-// idle returns for how long the processors of the machine have been idle in
-// all, 0 if that is not known, and how many processors there are.
-func (p *party) idle() (idle time.Duration, processors int) {
+// idleTime returns for how long the processors of the machine have been idle in
+// all, since boot, and how many there are. Both are 0 if that is not known.
+func (p *party) idleTime() (idle time.Duration, processors int) {
 	if p.unused != nil {
 		return p.unused()
 	}

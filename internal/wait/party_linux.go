@@ -1,7 +1,8 @@
 package wait
 
 import (
-	"bytes"
+	"io"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -44,25 +45,47 @@ func (s *processorSet) count() int { return (*unix.CPUSet)(s).Count() }
 // An idler asks the kernel for how long processors were idle.
 type idler struct {
 	fd         int // of /proc/uptime
-	processors int // of the machine; 0: not known
+	processors int // of the machine, when fd was opened; 0: not known
 }
 
-// openIdler returns one that knows, unless descriptors are short or /proc is
-// not the kernel's own: what the manager of a container puts in its place can
-// tell another idle time, as lxcfs does.
-func openIdler() (i idler) {
+// idleStep is the step in which idle time is told.
+const idleStep = 10 * time.Millisecond
+
+// openIdler returns one that knows, unless descriptors are short, or a file is
+// missing or not the kernel's own: what the manager of a container puts in its
+// place can tell other processors than there are, as lxcfs does.
+func openIdler() idler {
 	fd, err := unix.Open("/proc/uptime", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return i
+		return idler{}
 	}
-	var fs unix.Statfs_t
-	online, err := os.ReadFile("/sys/devices/system/cpu/online")
-	n := countList(string(online))
-	if err != nil || n == 0 || unix.Fstatfs(fd, &fs) != nil || fs.Type != unix.PROC_SUPER_MAGIC {
+	n := onlineProcessors("/sys/devices/system/cpu/online")
+	if n == 0 || !isOn(fd, unix.PROC_SUPER_MAGIC) {
 		unix.Close(fd)
-		return i
+		return idler{}
 	}
 	return idler{fd, n}
+}
+
+// onlineProcessors returns how many processors are in a list of the kernel's; 0
+// if there is none.
+func onlineProcessors(path string) int {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	list, err := io.ReadAll(f)
+	if err != nil || !isOn(int(f.Fd()), unix.SYSFS_MAGIC) {
+		return 0
+	}
+	return countList(string(list))
+}
+
+// isOn reports whether a file is on a file system of that kind.
+func isOn(fd int, magic int64) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(fd, &fs) == nil && int64(fs.Type) == magic
 }
 
 // countList returns how many numbers a list of the kernel's has, such as
@@ -83,9 +106,9 @@ func countList(s string) (n int) {
 	return n
 }
 
-// read returns for how long all processors of the machine have been idle, to 10
-// ms, 0 if that is not known, and how many they are. It takes a microsecond, or
-// a few where there are many.
+// read returns for how long all processors of the machine have been idle, and
+// how many they are. Both are 0 if that is not known. With two it takes a
+// microsecond.
 func (i *idler) read() (idle time.Duration, processors int) {
 	if i.processors == 0 {
 		return 0, 0
@@ -95,11 +118,17 @@ func (i *idler) read() (idle time.Duration, processors int) {
 	if err != nil {
 		return 0, 0
 	}
-	// Two numbers of seconds, such as "3600.25 7000.00\n": since boot, and idle.
-	_, idled, _ := bytes.Cut(bytes.TrimSpace(b[:n]), []byte(" "))
-	seconds, err := strconv.ParseFloat(string(idled), 64)
-	if err != nil {
-		return 0, 0
+	return parseUptime(b[:n]), i.processors
+}
+
+// parseUptime returns the second of two numbers of seconds, such as "3600.25
+// 7000.00\n", or 0 if it is not one.
+func parseUptime(b []byte) time.Duration {
+	_, s, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
+	whole, hundredths, ok := strings.Cut(s, ".")
+	n, err := strconv.ParseInt(whole+hundredths, 10, 64)
+	if !ok || len(hundredths) != 2 || err != nil || n < 0 || n > math.MaxInt64/int64(idleStep) {
+		return 0
 	}
-	return time.Duration(seconds * float64(time.Second)), i.processors
+	return time.Duration(n) * idleStep
 }

@@ -15,5 +15,7 @@ func (s *processorSet) count() int       { return 1 }
 
 type idler struct{}
 
+const idleStep = 0
+
 func openIdler() (i idler)               { return i }
 func (idler) read() (time.Duration, int) { return 0, 0 }

@@ -3,10 +3,8 @@
 package wait
 
 import (
-	"bytes"
 	"os"
 	"os/exec"
-	"runtime"
 	"testing"
 	"time"
 
@@ -80,19 +78,21 @@ func TestPartyHad(t *testing.T) {
 				t.Errorf("it looks again after %v", at-1001*ms)
 			}
 			p.keepLooking(1200 * ms)
+			for now := 1210 * ms; now < 1240*ms; now += 10 * ms {
+				f.run(tt.used)
+				p.had(now-3*ms, now)
+			}
 			f.run(tt.used)
-			p.had(1207*ms, 1210*ms)
-			f.run(tt.used)
-			if got := p.had(1217*ms, 1220*ms); got != tt.want {
+			if got := p.had(1237*ms, 1240*ms); got != tt.want {
 				t.Errorf("had() = %v, want %v", got, tt.want)
 			}
 			// Another goroutine has lost the same slice.
 			f.run(uses{0: time.Second})
-			if got := p.had(1218*ms, 1221*ms-1); got != tt.want {
+			if got := p.had(1238*ms, 1241*ms-1); got != tt.want {
 				t.Errorf("had() = %v for another goroutine, want %v", got, tt.want)
 			}
 			// One that it has lost since then.
-			if got := p.had(1218*ms, 1221*ms); got != (tt.on.count() > 0) {
+			if got := p.had(1238*ms, 1241*ms); got != (tt.on.count() > 0) {
 				t.Errorf("had() = %v after so much more time, want %v", got, !got)
 			}
 		})
@@ -109,7 +109,7 @@ func TestPartyPinned(t *testing.T) {
 		p := party{ask: f.ask}
 		p.join(7)
 		var got bool
-		for now := 1000 * ms; now <= 1030*ms; now += 10 * ms {
+		for now := 1000 * ms; now <= 1040*ms; now += 10 * ms {
 			got = p.had(now, now)
 			f.run(uses{0: tt.own, 7: tt.peer})
 		}
@@ -126,23 +126,30 @@ func TestPartyIdle(t *testing.T) {
 		used    time.Duration // by each of the two, of the 20 ms that there are
 		idle    time.Duration
 		machine int // its processors; 0: not known
+		quota   float64
 		want    bool
 	}{
-		{"idle otherwise", 5 * ms, 10 * ms, 2, true},
-		{"just so much", 5 * ms, 6 * ms, 2, true},
-		{"a little less", 5 * ms, 6*ms - 1, 2, false},
-		{"not idle", 5 * ms, 0, 2, false},
-		{"not known", 5 * ms, 10 * ms, 0, false},
-		{"of a machine with more processors", 5 * ms, 10 * ms, 3, false},
-		{"a clock that goes back", 10 * ms, -10 * ms, 2, true},
+		{"idle otherwise", 5 * ms, 10 * ms, 2, unlimited, true},
+		{"just so much", 5 * ms, 6 * ms, 2, unlimited, true},
+		{"a little less", 5 * ms, 6*ms - 1, 2, unlimited, false},
+		{"not idle", 5 * ms, 0, 2, unlimited, false},
+		{"not known", 5 * ms, 10 * ms, 0, unlimited, false},
+		{"of a machine with more processors", 5 * ms, 10 * ms, 3, unlimited, false},
+		{"of a machine with fewer", 5 * ms, 10 * ms, 1, unlimited, false},
+		{"a clock that goes back", 10 * ms, -10 * ms, 2, unlimited, true},
+		{"a quota of all processors", 5 * ms, 10 * ms, 2, 2, true},
+		{"a quota of fewer", 5 * ms, 10 * ms, 2, 1.9, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			idle := time.Hour
 			f := &fakes{uses{}, processorSet{3}, processorSet{}}
-			p := party{ask: f.ask, unused: func() (time.Duration, int) { return idle, tt.machine }}
+			p := party{
+				ask: f.ask, unused: func() (time.Duration, int) { return idle, tt.machine },
+				quota: func() float64 { return tt.quota },
+			}
 			p.join(7)
 			var got bool
-			for now := 1000 * ms; now <= 1030*ms; now += 10 * ms {
+			for now := 1000 * ms; now <= 1040*ms; now += 10 * ms {
 				if got = p.had(now, now); got && now == 1000*ms {
 					t.Error("it is known at the first look")
 				}
@@ -167,55 +174,32 @@ func TestPartyIdleKnown(t *testing.T) {
 			machine = 2
 		}
 		now := time.Duration(100+i) * 10 * ms
-		if got, want := p.had(now, now), i == 8; got != want { // 40 ms before it begins at look 4
+		// The 40 ms before look 8 begin at look 4.
+		if got, want := p.had(now, now), i == 8; got != want {
 			t.Errorf("look %d: had() = %v, want %v", i, got, want)
 		}
 		idle += 20 * ms
 	}
 }
 
-// TestIdler asks the kernel.
-func TestIdler(t *testing.T) {
-	if idle, n := new(idler).read(); idle != 0 || n != 0 {
-		t.Errorf("before it is known: %v idle on %d processors", idle, n)
-	}
-	i := openIdler()
-	if i.processors == 0 {
-		t.Fatal("not known")
-	}
-	start := time.Now()
-	first, n := i.read()
-	if online, err := os.ReadFile("/proc/cpuinfo"); err != nil {
-		t.Error(err)
-	} else if want := bytes.Count(online, []byte("processor\t")); runtime.GOARCH == "amd64" && n != want {
-		t.Errorf("%d processors, /proc/cpuinfo has %d", n, want)
-	}
-	time.Sleep(100 * ms)
-	last, _ := i.read()
-	if d, limit := last-first, time.Duration(n)*time.Since(start)+20*ms; d < 0 || d > limit {
-		t.Errorf("%d processors were idle for %v more, after %v", n, d, time.Since(start))
-	}
-	// It goes on as long as this process and all others leave a processor idle.
-	eventually(func() bool {
-		time.Sleep(ms)
-		now, _ := i.read()
-		return now > last
-	})
-	unix.Close(i.fd)
-	if idle, n := i.read(); idle != 0 || n != 0 {
-		t.Errorf("without the file: %v idle on %d processors", idle, n)
-	}
-	for list, want := range map[string]int{
-		"0\n": 1, "0-1\n": 2, "0-2,7\n": 4, "3,5-6,8\n": 4, "": 0, "\n": 0, "some\n": 0, "0-\n": 0, "3-1\n": 0, "0-1,x\n": 0,
-	} {
-		if n := countList(list); n != want {
-			t.Errorf("%q has %d numbers, want %d", list, n, want)
+// TestPartyIdleLeaps has strangers use all processors, and the kernel tell much
+// idle time at once, which was long ago.
+func TestPartyIdleLeaps(t *testing.T) {
+	idle := time.Hour
+	f := &fakes{uses{}, processorSet{3}, processorSet{}}
+	p := party{ask: f.ask, unused: func() (time.Duration, int) { return idle, 2 }}
+	for now := 1000 * ms; now <= 1100*ms; now += 20 * ms {
+		if now == 1060*ms {
+			idle += time.Second
+		}
+		if p.had(now, now) {
+			t.Errorf("had() = true after %v", now-1000*ms)
 		}
 	}
 }
 
 // TestPartyLately has strangers come and go: what counts is the last 40 to 60
-// ms.
+// ms, if there are looks all the time.
 func TestPartyLately(t *testing.T) {
 	f := &fakes{used: uses{}, on: processorSet{3}}
 	p := party{ask: f.ask}
@@ -234,25 +218,117 @@ func TestPartyForgets(t *testing.T) {
 	for _, tt := range []struct {
 		gap  time.Duration
 		want bool
-	}{{partyStays - 10*ms, true}, {partyStays - 10*ms + 1, false}, {time.Hour, false}} {
-		f := &fakes{used: uses{0: time.Hour}, on: processorSet{3}}
+	}{{heartbeat - 1, false}, {heartbeat, true}, {partyStays, true}, {partyStays + 1, false}, {time.Hour, false}} {
+		f := &fakes{used: uses{}, on: processorSet{3}}
 		p := party{ask: f.ask}
-		if p.had(30*ms, 30*ms) {
-			t.Error("it is known at the first look, soon after the start")
-		}
-		f.run(uses{0: 20 * ms})
-		if !p.had(40*ms, 40*ms) {
-			t.Error("it is not known at the second look")
-		}
 		p.keepLooking(1000 * ms)
-		f.run(uses{0: 20 * ms})
-		p.had(1010*ms, 1010*ms)
 		f.run(uses{0: 2 * tt.gap})
-		if got := p.had(1010*ms, 1010*ms+tt.gap); got != tt.want {
+		if got := p.had(1000*ms+tt.gap, 1000*ms+tt.gap); got != tt.want {
 			t.Errorf("had() = %v after %v, want %v", got, tt.gap, tt.want)
 		}
 	}
 }
+
+// TestPartyBegins asks at the first looks of a process that has just begun.
+func TestPartyBegins(t *testing.T) {
+	f := &fakes{used: uses{}, on: processorSet{3}}
+	p := party{ask: f.ask}
+	for now := 5 * ms; now <= 70*ms; now += 5 * ms {
+		if got, want := p.had(now, now), now > 20*ms; got != want { // the first look that is kept is at 20 ms
+			t.Errorf("had() = %v after %v, want %v", got, now, want)
+		}
+		f.run(uses{0: 10 * ms})
+	}
+}
+
+// TestIdler asks the kernel.
+func TestIdler(t *testing.T) {
+	if idle, n := new(idler).read(); idle != 0 || n != 0 {
+		t.Errorf("before it is known: %v idle on %d processors", idle, n)
+	}
+	if idle, _ := (&idler{-1, 2}).read(); idle != 0 {
+		t.Errorf("without the file: %v idle", idle)
+	}
+	i := openIdler()
+	if i.processors == 0 {
+		t.Skip("this /proc, or /sys, does not say how long processors were idle")
+	}
+	defer unix.Close(i.fd)
+	// Every processor is idle in the end.
+	first, n := i.read()
+	eventually(func() bool {
+		time.Sleep(ms)
+		now, _ := i.read()
+		return now > first
+	})
+	if all := processorsOf(os.Getpid()); n < all.count() {
+		t.Errorf("%d processors, this process may run on %d", n, all.count())
+	}
+	Prepare()
+	process.party.mu.Lock()
+	defer process.party.mu.Unlock()
+	if got := process.party.idler.processors; got != n {
+		t.Errorf("Prepare finds %d processors, want %d", got, n)
+	}
+}
+
+// TestOnlineProcessors has files that are not the kernel's.
+func TestOnlineProcessors(t *testing.T) {
+	path := t.TempDir() + "/online"
+	if n := onlineProcessors(path); n != 0 {
+		t.Errorf("%d processors by a file that is not there", n)
+	}
+	if err := os.WriteFile(path, []byte("0-1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := onlineProcessors(path); n != 0 {
+		t.Errorf("%d processors by a file that is not the kernel's", n)
+	}
+	for list, want := range map[string]int{
+		"0\n": 1, "0-1\n": 2, "0-2,7\n": 4, "3,5-6,8\n": 4, "": 0, "\n": 0, "some\n": 0, "0-\n": 0, "3-1\n": 0, "0-1,x\n": 0,
+	} {
+		if n := countList(list); n != want {
+			t.Errorf("%q has %d numbers, want %d", list, n, want)
+		}
+	}
+}
+
+func TestParseUptime(t *testing.T) {
+	for s, want := range map[string]time.Duration{
+		"3600.25 7000.05\n": 7000*time.Second + 50*ms, "1.00 0.01\n": 10 * ms, "12.50 0.00\n": 0, "9.00 9223372036.86\n": 0,
+		"9.00 9223372036.85\n": 9223372036*time.Second + 850*ms,
+		"":                     0, "12.50\n": 0, "12.50 x.yz\n": 0, "12.50 7\n": 0, "12.50 7.5\n": 0, "12.50 7.500\n": 0, "12.50 -7.50\n": 0,
+	} {
+		if got := parseUptime([]byte(s)); got != want {
+			t.Errorf("parseUptime(%q) = %v, want %v", s, got, want)
+		}
+	}
+}
+
+// TestLooksWhileResting has waits during a rest, which is when the party has to
+// be looked at, too.
+func TestLooksWhileResting(t *testing.T) {
+	r := newPollers()
+	r.party.ask = (&fakes{used: uses{}, on: processorSet{3}}).ask
+	now := Now()
+	r.others.until.Store(int64(now + time.Hour))
+	for _, later := range []time.Duration{0, partyLook} {
+		w := NewWaiter(never{})
+		if cause := r.poll(w, now+later, time.Second); cause != Contended {
+			t.Errorf("a wait during a rest ends because of %v", cause)
+		}
+		if at := time.Duration(r.party.looked.Load()); at != now+later {
+			t.Errorf("the last look was %v before the wait", now+later-at)
+		}
+	}
+}
+
+// never is a Condition that never becomes true.
+type never struct{}
+
+func (never) Ready() bool                   { return false }
+func (never) Tick()                         {}
+func (never) Where() (near, elsewhere bool) { return false, false }
 
 // TestPartyMembers has peers come and go.
 func TestPartyMembers(t *testing.T) {
@@ -274,14 +350,15 @@ func TestPartyMembers(t *testing.T) {
 	p.leave(7)
 	size(0)
 
-	now := 1000 * ms
+	now, before := 1000*ms, false
 	had := func(what string, used time.Duration, want bool) {
 		t.Helper()
-		now += 2 * partyStays
+		defer func() { before = want }()
 		for i := range 10 {
 			now += 10 * ms
 			f.run(uses{0: used})
-			if got := p.had(now, now); got != want && (i == 9 || got) {
+			// The 60 ms before a look count.
+			if got := p.had(now, now); got != want && (i >= 6 || before == want) {
 				t.Errorf("%s: had() = %v, want %v", what, got, want)
 			}
 		}

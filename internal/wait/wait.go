@@ -124,6 +124,7 @@ func newPollers() *pollers {
 	r.more.Store(1)
 	r.quota.cpus.Store(math.Float64bits(unlimited)) // until it was read
 	r.refreshed.Store(-int64(time.Hour))            // by the first to Poll
+	r.party.quota = r.quota.get
 	return r
 }
 
@@ -249,12 +250,12 @@ func (r *pollers) poll(w *Waiter, start, budget time.Duration) Cause {
 		return Always
 	}
 	w.start, w.budget = start, budget
-	r.party.keepLooking(w.start)
-	if budget != Forever && r.others.rests(w.start) {
-		return Contended
-	}
 	if last := r.refreshed.Load(); w.start-time.Duration(last) > heartbeat && r.refreshed.CompareAndSwap(last, int64(w.start)) {
 		r.refresh()
+		r.party.keepLooking(w.start)
+	}
+	if budget != Forever && r.others.rests(w.start) {
+		return Contended
 	}
 	if r.crowd.Load() && w.start-time.Duration(r.crowded.Load()) > monitor {
 		r.crowd.Store(false)
