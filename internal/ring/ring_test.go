@@ -605,3 +605,41 @@ func TestAtShort(t *testing.T) {
 	}()
 	At(make([]byte, HeaderSize-1))
 }
+
+// TestPrefetch asks for lines ahead of messages of all lengths, at all places
+// of small rings and of large positions, with all the room that there can be.
+func TestPrefetch(t *testing.T) {
+	for _, size := range []int{64, 128, 512} {
+		for _, start := range starts {
+			asked := 0
+			h, data := layouts[0].make(size)
+			p, _ := newEnds(h, data, start)
+			for range size {
+				for used := 0; used <= size; used += 31 {
+					p.cachedPeer = p.pos - uint64(used)
+					for n := range prefetched + 2 {
+						p.Prefetch(n)
+						next, n := p.pos+uint64(n), uint64(n)
+						may := p.mayPrefetch(next, n)
+						if may && n > prefetched {
+							t.Fatalf("lines for %d bytes", n)
+						}
+						for d := -next % cacheLine; may && d < n; d += cacheLine {
+							asked++
+							if last := next + d + cacheLine - 1; last-p.cachedPeer >= uint64(size) {
+								t.Fatalf("size %d, pos %d, used %d, n %d: a line up to %d, which the consumer has not read", size, p.pos, used, n, last)
+							}
+						}
+					}
+				}
+				p.pos += 3
+			}
+			if want := size > 64; (asked > 0) != want {
+				t.Errorf("size %d: %d lines", size, asked)
+			}
+			if !bytes.Equal(data, make([]byte, size)) || h.produced.Load() != start {
+				t.Error("something was stored")
+			}
+		}
+	}
+}

@@ -102,6 +102,7 @@ func (h *writeHalf) publish(n int) {
 	raceRelease()
 	h.ring.Publish()
 	h.ringPeer()
+	h.ring.Prefetch(n)
 	h.checkSometimes(n)
 }
 

@@ -1,0 +1,6 @@
+package ring
+
+// prefetchWrite asks for the cache line of p, to write to it soon.
+//
+//go:noescape
+func prefetchWrite(p *byte)
