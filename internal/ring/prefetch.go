@@ -33,8 +33,8 @@ func (p *Producer) prefetch(from, n uint64) {
 	}
 }
 
-// mayPrefetch reports whether these are few enough, and all of their lines is
-// free.
+// mayPrefetch reports whether these are few enough, and all that their lines
+// hold is free.
 func (p *Producer) mayPrefetch(from, n uint64) bool {
-	return n <= prefetched && from+n+cacheLine-p.cachedPeer <= p.size
+	return hasPrefetchWrite && n <= prefetched && from+n+cacheLine-p.cachedPeer <= p.size
 }

@@ -3,10 +3,7 @@
 // func prefetchWrite(p *byte)
 TEXT ·prefetchWrite(SB), NOSPLIT, $0-8
 	MOVQ p+0(FP), AX
-	CMPB ·hasPrefetchWrite(SB), $0
-	JEQ none
 	BYTE $0x0F; BYTE $0x0D; BYTE $0x08 // PREFETCHW (AX), which the assembler does not know
-none:
 	RET
 
 // func cpuPrefetchesWrite() bool

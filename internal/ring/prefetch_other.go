@@ -2,5 +2,7 @@
 
 package ring
 
-// prefetchWrite does nothing where there is no such instruction at hand.
+const hasPrefetchWrite = false
+
+// prefetchWrite is not called where there is no such instruction at hand.
 func prefetchWrite(*byte) {}
