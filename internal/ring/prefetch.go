@@ -1,40 +1,45 @@
+//go:build amd64 || arm64
+
 package ring
 
-// cacheLine is how much of memory one prefetch asks for. Where lines are longer
-// it asks for some twice.
+// cacheLine is how much memory one prefetch asks for. A processor with longer
+// lines is asked for some of them twice.
 const cacheLine = 64
 
-// prefetched is the longest message whose lines Prefetch asks for. With longer
-// ones the processor sees by itself how they follow each other.
+// prefetched is the longest message for which Prefetch asks: beyond, it made no
+// difference (DESIGN.md, "Performance notes", 25).
 const prefetched = 4 * cacheLine
 
 // Prefetch asks for the cache lines of the message after the next, so as to
-// have them when they are written, if messages are as long as the last one, of
-// n bytes. The consumer has read these lines, a ring ago; to take them away
-// from its processor lasts longer than all that a Write does, and the next
-// atomic operation would wait for that. Those of the next message were asked
-// for by the call before.
+// have them when they are written. It takes messages to be as long as the last
+// one, of n bytes; then those of the next message were asked for by the call
+// before. The consumer's processor has these lines, from a ring ago. Taking
+// them away from it takes longer than all else that a Write does, and the next
+// atomic operation would wait until the stores to them are done.
+//
+// To ask is not to touch: a prefetch does not fault, wherever it leads.
 func (p *Producer) Prefetch(n int) {
 	if next := p.pos + uint64(n); -next%cacheLine < uint64(n) {
 		p.prefetch(next, uint64(n))
 	}
 }
 
-// prefetch asks for the lines that begin in the n bytes from a position on.
-// Prefetch is inlined because this is not a part of it.
+// prefetch asks for the lines that begin in the n bytes from a position on. It
+// stands apart so that Prefetch can be inlined.
 //
 //go:noinline
 func (p *Producer) prefetch(from, n uint64) {
-	if !p.mayPrefetch(from, n) {
-		return
-	}
-	for d := -from % cacheLine; d < n; d += cacheLine {
+	for d, end := p.ahead(from, n); d < end; d += cacheLine {
 		prefetchWrite(&p.data[(from+d)&(p.size-1)])
 	}
 }
 
-// mayPrefetch reports whether these are few enough, and all that their lines
-// hold is free.
-func (p *Producer) mayPrefetch(from, n uint64) bool {
-	return hasPrefetchWrite && n <= prefetched && from+n+cacheLine-p.cachedPeer <= p.size
+// ahead returns how far from the position the first of these lines begins, and
+// how far the last one begins at most; the same twice if the n bytes are too
+// many, or if not all that the lines hold is free for sure.
+func (p *Producer) ahead(from, n uint64) (first, end uint64) {
+	if !hasPrefetchWrite || n > prefetched || from+n+cacheLine-p.cachedPeer > p.size {
+		return 0, 0
+	}
+	return -from % cacheLine, n
 }

@@ -2,7 +2,5 @@
 
 package ring
 
-const hasPrefetchWrite = false
-
-// prefetchWrite is not called where there is no such instruction at hand.
-func prefetchWrite(*byte) {}
+// Prefetch does nothing where there is no such instruction at hand.
+func (p *Producer) Prefetch(int) {}

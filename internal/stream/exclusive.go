@@ -74,8 +74,8 @@ func (p *Producer) Write(b []byte) (int, error) {
 	raceRelease() // publish, written out: a call of it takes 1 to 2 ns
 	h.ring.Publish()
 	h.ringPeer()
-	h.ring.Prefetch(len(b))
-	h.checkSometimes(len(b))
+	h.ring.Prefetch(p.put + len(b))
+	h.checkSometimes(p.put + len(b))
 	p.put = 0
 	h.turn.Leave()
 	return len(b), nil
@@ -166,7 +166,7 @@ func (p *Producer) Commit(n int) (err error) {
 		h.cancel()
 		h.ring.Skip(n)
 		h.calls++
-		h.publish(n)
+		h.publish(p.put + n)
 		p.put = 0
 	} else {
 		err = h.commit(n) // fails, or n is 0

@@ -26,8 +26,9 @@ type party struct {
 	self    member
 	idler   idler
 	idle    time.Duration // by the last look, since boot; 0: not known
-	others  time.Duration // that the party has not had, nor nobody, since the first look
-	n       int           // processors that any of it may run on, by the last look; 0: not known
+	spare   time.Duration // up to idleStep that idle time may still count for: see idled
+	others  time.Duration // a sum of what neither the party had nor was idle, for differences
+	n       int           // processors that any of them may run on, by the last look; 0: not known
 	past    [3]moment     // of looks, at least partyLook apart; the last is the latest
 	judged  time.Duration // when had was last asked
 	verdict bool          // what it has answered
@@ -109,7 +110,11 @@ func (p *party) keepLooking(now time.Duration) {
 // look adds up what others have had of the processors since the last look. The
 // caller has p.mu.
 func (p *party) look(now time.Duration) {
-	last := time.Duration(p.looked.Swap(int64(now)))
+	last := time.Duration(p.looked.Load())
+	if now <= last {
+		return // another goroutine has looked since then
+	}
+	p.looked.Store(int64(now))
 	if len(p.peers) > maxParty {
 		p.n, p.past = 0, [3]moment{}
 		return
@@ -144,16 +149,18 @@ func (p *party) usedBy(pid int, m *member, last, now time.Duration) (used time.D
 // idled returns for how long the party's processors have been idle since the
 // last look, during which they could have worked for the time of capacity. The
 // kernel tells it for all processors of the machine, in steps, and some kernels
-// in leaps. With a quota a processor can be idle although the party wants it.
+// in leaps: over several looks no more counts than their capacity and a step.
+// With a quota a processor can be idle although the party wants it.
 func (p *party) idled(capacity time.Duration) (d time.Duration) {
 	idle, processors := p.idleTime()
 	if processors != p.n || p.quota != nil && p.quota() < float64(p.n) {
 		idle = 0
 	}
 	if p.idle > 0 {
-		d = min(max(0, idle-p.idle), capacity+idleStep)
+		d = min(max(0, idle-p.idle), capacity+p.spare)
 	}
 	p.idle = idle
+	p.spare = min(idleStep, capacity+p.spare-d)
 	return d
 }
 
@@ -172,10 +179,13 @@ func (p *party) had(from, now time.Duration) bool {
 }
 
 // judge reports whether others have had next to nothing of the processors for
-// the last 40 to 60 ms; for less, down to a heartbeat, if looks have just begun
-// (again). The kernel counts to some ms, but where the party has nearly all of
-// the processors little is left to be counted late. What was before a time
-// without looks says nothing.
+// the last 40 to 60 ms, or 100 where looks are rarer; for less, down to a
+// heartbeat, if they have just begun (again). What was before a time without
+// looks says nothing.
+//
+// The kernel counts to some ms. Where the party has nearly all of the
+// processors, little is left to be counted late; but in the first ms a step of
+// idle time can hide a stranger.
 func (p *party) judge(now time.Duration) bool {
 	for _, then := range p.past {
 		length := now - then.at
@@ -198,7 +208,7 @@ func (p *party) usage(pid int) (time.Duration, processorSet) {
 }
 
 // idleTime returns for how long the processors of the machine have been idle in
-// all, since boot, and how many there are. Both are 0 if that is not known.
+// all, since boot, and how many there are. idle is 0 if it is not known.
 func (p *party) idleTime() (idle time.Duration, processors int) {
 	if p.unused != nil {
 		return p.unused()

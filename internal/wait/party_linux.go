@@ -106,9 +106,8 @@ func countList(s string) (n int) {
 	return n
 }
 
-// read returns for how long all processors of the machine have been idle, and
-// how many they are. Both are 0 if that is not known. With two it takes a
-// microsecond.
+// read returns for how long all processors of the machine have been idle, 0 if
+// that is not known, and how many they are. With two it takes a microsecond.
 func (i *idler) read() (idle time.Duration, processors int) {
 	if i.processors == 0 {
 		return 0, 0

@@ -250,17 +250,17 @@ func TestIdler(t *testing.T) {
 		t.Errorf("without the file: %v idle", idle)
 	}
 	i := openIdler()
-	if i.processors == 0 {
+	first, n := i.read()
+	if first == 0 {
 		t.Skip("this /proc, or /sys, does not say how long processors were idle")
 	}
 	defer unix.Close(i.fd)
-	// Every processor is idle in the end.
-	first, n := i.read()
-	eventually(func() bool {
-		time.Sleep(ms)
-		now, _ := i.read()
-		return now > first
-	})
+	file, err := os.ReadFile("/proc/uptime")
+	last, _ := i.read()
+	// It can go back a little, where a processor waits for a disk.
+	if now := parseUptime(file); err != nil || now < first-time.Second || now > last+time.Second {
+		t.Errorf("%v idle by /proc/uptime (%v), %v before that, %v later", now, err, first, last)
+	}
 	if all := processorsOf(os.Getpid()); n < all.count() {
 		t.Errorf("%d processors, this process may run on %d", n, all.count())
 	}
@@ -269,6 +269,42 @@ func TestIdler(t *testing.T) {
 	defer process.party.mu.Unlock()
 	if got := process.party.idler.processors; got != n {
 		t.Errorf("Prepare finds %d processors, want %d", got, n)
+	}
+}
+
+// TestPartyIdleSteps has looks more often than idle time goes on, and
+// processors that are idle all the time, or not at all but before.
+func TestPartyIdleSteps(t *testing.T) {
+	for _, used := range []time.Duration{0, 2 * ms} { // by strangers, of 2 ms
+		f := &fakes{uses{}, processorSet{3}, processorSet{}}
+		idle := time.Hour
+		p := party{ask: f.ask, unused: func() (time.Duration, int) { return idle / idleStep * idleStep, 2 }}
+		p.keepLooking(1000 * ms)
+		idle += 9 * ms
+		for now := 1001 * ms; now <= 1060*ms; now += ms {
+			// Of strangers a step says nothing for the first 6 ms.
+			if got := p.had(now, now); now > 1006*ms && got != (used == 0) {
+				t.Errorf("strangers used %v of 2 ms: had() = %v after %v", used, got, now-1000*ms)
+			}
+			if idle += 2*ms - used; now == 1001*ms {
+				idle += ms
+			}
+		}
+	}
+}
+
+// TestPartyLate asks for a time before the last look.
+func TestPartyLate(t *testing.T) {
+	f := &fakes{used: uses{}, on: processorSet{3}}
+	p := party{ask: f.ask}
+	p.keepLooking(1000 * ms)
+	for now := 1020 * ms; now <= 1060*ms; now += 20 * ms {
+		f.run(uses{0: 40 * ms})
+		p.keepLooking(now)
+		others := p.others
+		if !p.had(now-5*ms, now-5*ms) || p.others != others || time.Duration(p.looked.Load()) != now {
+			t.Errorf("at %v a goroutine looks at what it was before", now)
+		}
 	}
 }
 
@@ -310,7 +346,7 @@ func TestParseUptime(t *testing.T) {
 func TestLooksWhileResting(t *testing.T) {
 	r := newPollers()
 	r.party.ask = (&fakes{used: uses{}, on: processorSet{3}}).ask
-	now := Now()
+	now := Now() + time.Second
 	r.others.until.Store(int64(now + time.Hour))
 	for _, later := range []time.Duration{0, partyLook} {
 		w := NewWaiter(never{})
