@@ -18,9 +18,9 @@ const prefetched = 4 * cacheLine
 // atomic operation would wait until the stores to them are done.
 //
 // To ask is not to touch: a prefetch does not fault, wherever it leads.
-func (p *Producer) Prefetch(n int) {
-	if next := p.pos + uint64(n); -next%cacheLine < uint64(n) {
-		p.prefetch(next, uint64(n))
+func (p *Producer) Prefetch(n uint64) {
+	if next := p.pos + n; -next%cacheLine < n {
+		p.prefetch(next, n)
 	}
 }
 

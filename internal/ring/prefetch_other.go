@@ -3,4 +3,4 @@
 package ring
 
 // Prefetch does nothing where there is no such instruction at hand.
-func (p *Producer) Prefetch(int) {}
+func (p *Producer) Prefetch(uint64) {}

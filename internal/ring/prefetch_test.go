@@ -41,7 +41,7 @@ func TestAhead(t *testing.T) {
 						if len(got) != len(want) || len(got) > 0 && got[0] != want[0] {
 							t.Fatalf("size %d, position %d, used %d, %d bytes: lines %v, want %v", size, p.pos, used, n, got, want)
 						}
-						p.Prefetch(int(n)) // does not panic
+						p.Prefetch(n) // does not panic
 					}
 				}
 				p.pos++

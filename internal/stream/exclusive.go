@@ -74,7 +74,7 @@ func (p *Producer) Write(b []byte) (int, error) {
 	raceRelease() // publish, written out: a call of it takes 1 to 2 ns
 	h.ring.Publish()
 	h.ringPeer()
-	h.ring.Prefetch(p.put + len(b))
+	h.ring.Prefetch(uint64(p.put + len(b)))
 	h.checkSometimes(p.put + len(b))
 	p.put = 0
 	h.turn.Leave()

@@ -102,7 +102,7 @@ func (h *writeHalf) publish(n int) {
 	raceRelease()
 	h.ring.Publish()
 	h.ringPeer()
-	h.ring.Prefetch(n)
+	h.ring.Prefetch(uint64(n))
 	h.checkSometimes(n)
 }
 
