@@ -35,7 +35,7 @@ func (p *Producer) prefetch(from, n uint64) {
 }
 
 // ahead returns how far from the position the first of these lines begins, and
-// how far the last one begins at most; the same twice if the n bytes are too
+// before how far the last one does. It returns 0 and 0 if the n bytes are too
 // many, or if not all that the lines hold is free for sure.
 func (p *Producer) ahead(from, n uint64) (first, end uint64) {
 	if !hasPrefetchWrite || n > prefetched || from+n+cacheLine-p.cachedPeer > p.size {

@@ -805,11 +805,13 @@ func TestEnded(t *testing.T) {
 // TestProcessor pins a thread to each processor that there is, one after the
 // other.
 func TestProcessor(t *testing.T) {
-	runtime.LockOSThread() // for good: the thread ends with the goroutine
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var all unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &all); err != nil {
 		t.Fatal(err)
 	}
+	defer unix.SchedSetaffinity(0, &all)
 	for cpu := range len(all) * 64 {
 		if !all.IsSet(cpu) {
 			continue
