@@ -115,6 +115,9 @@ func (p *party) look(now time.Duration) {
 		return // another goroutine has looked since then
 	}
 	p.looked.Store(int64(now))
+	if now-last > partyStays {
+		p.past = [3]moment{}
+	}
 	if len(p.peers) > maxParty {
 		p.n, p.past = 0, [3]moment{}
 		return
@@ -179,19 +182,19 @@ func (p *party) had(from, now time.Duration) bool {
 }
 
 // judge reports whether others have had next to nothing of the processors for
-// the last 40 to 60 ms, or 100 where looks are rarer; for less, down to a
+// the last 40 to 60 ms, or 120 where looks are rarer; for less, down to a
 // heartbeat, if they have just begun (again). What was before a time without
-// looks says nothing.
+// looks says nothing: who worked then may be gone.
 //
 // The kernel counts to some ms. Where the party has nearly all of the
 // processors, little is left to be counted late; but in the first ms a step of
 // idle time can hide a stranger.
 func (p *party) judge(now time.Duration) bool {
 	for _, then := range p.past {
-		length := now - then.at
-		if then.at == 0 || length > partyStays {
+		if then.at == 0 {
 			continue
 		}
+		length := now - then.at
 		limit := partySpares * float64(min(p.n, 2)) * float64(length)
 		return p.n > 0 && length >= heartbeat && float64(p.others-then.others) <= limit
 	}

@@ -86,6 +86,6 @@ const (
 
 	schedAtLeast = monitor / 2 // the longest time without a Gosched
 
-	// partyStays is how old a look may be to be compared with.
-	partyStays = 5 * partyLook
+	// partyStays is after how long without a look those before say nothing.
+	partyStays = 2 * partyLook
 )
