@@ -43,3 +43,8 @@ func (p *Producer) ahead(from, n uint64) (first, end uint64) {
 	}
 	return -from % cacheLine, n
 }
+
+// prefetchWrite asks for the cache line of p, to write to it soon.
+//
+//go:noescape
+func prefetchWrite(p *byte)

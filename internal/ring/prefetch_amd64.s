@@ -3,7 +3,8 @@
 // func prefetchWrite(p *byte)
 TEXT ·prefetchWrite(SB), NOSPLIT, $0-8
 	MOVQ p+0(FP), AX
-	BYTE $0x0F; BYTE $0x0D; BYTE $0x08 // PREFETCHW (AX), which the assembler does not know
+	// PREFETCHW (AX), which the assembler does not know.
+	BYTE $0x0F; BYTE $0x0D; BYTE $0x08
 	RET
 
 // func cpuPrefetchesWrite() bool

@@ -27,8 +27,8 @@ type party struct {
 	idler   idler
 	idle    time.Duration // by the last look, since boot; 0: not known
 	spare   time.Duration // up to idleStep that idle time may still count for: see idled
-	others  time.Duration // a sum of what neither the party had nor was idle, for differences
-	n       int           // processors that any of them may run on, by the last look; 0: not known
+	others  time.Duration // what others have had, but for a constant
+	n       int           // processors that any of the party may run on; 0: not known
 	past    [3]moment     // of looks, at least partyLook apart; the last is the latest
 	judged  time.Duration // when had was last asked
 	verdict bool          // what it has answered

@@ -234,7 +234,8 @@ func TestPartyBegins(t *testing.T) {
 	f := &fakes{used: uses{}, on: processorSet{3}}
 	p := party{ask: f.ask}
 	for now := 5 * ms; now <= 70*ms; now += 5 * ms {
-		if got, want := p.had(now, now), now > 20*ms; got != want { // the first look that is kept is at 20 ms
+		// The first look that is kept is at 20 ms.
+		if got, want := p.had(now, now), now > 20*ms; got != want {
 			t.Errorf("had() = %v after %v, want %v", got, now, want)
 		}
 		f.run(uses{0: 10 * ms})

@@ -98,7 +98,7 @@ type pollers struct {
 	ended      atomic.Uint64          // see Ended
 	endedLast  atomic.Uint64          // whose wait that was
 	parallel   atomic.Bool            // another processor can make the condition true while one spins
-	refreshed  atomic.Int64           // when refresh was last called, and the party perhaps looked at
+	refreshed  atomic.Int64           // when refresh was last called
 	quota      quota
 	visitor    visitor
 	queue      queue
