@@ -214,8 +214,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 //     says why.
 //
 // A dialer that sends nothing, or something that is not allowed, is dropped and
-// delays nobody. One that sends descriptors for which the kernel gets no answer
-// delays others by at most 250 ms.
+// delays nobody. One of another user that sends descriptors for which the
+// kernel gets no answer delays others by at most 250 ms.
 func (l *Listener) AcceptConn() (*Conn, error) {
 	s, number, err := l.l.Accept()
 	if err != nil {

@@ -141,9 +141,9 @@ func (l *Listener) expire(d *halfOpen, err error) {
 	}
 }
 
-// drop closes d's socket, and does not wait for that.
+// drop refuses d and lets go of it.
 func (l *Listener) drop(d *halfOpen, err error) {
-	go d.abandon()
+	d.letGo()
 	l.run(-1) // the Logger's handler may close the listener
 	defer l.run(1)
 	l.refuse(d, err)
@@ -201,19 +201,28 @@ func (l *Listener) finishNow(d *halfOpen) (heard bool, err error) {
 	return true, l.finishSoon(d)
 }
 
-// finishSoon makes another goroutine finish d's handshake, because a descriptor
-// may be of a file system that does not answer, even to a close. It waits for
-// that goroutine, for attachTimeout at most.
+// finishSoon finishes d's handshake. For a dialer that is not trusted another
+// goroutine does, because a descriptor may be of a file system that does not
+// answer, even to a close. It waits for that goroutine, for attachTimeout at
+// most.
 func (l *Listener) finishSoon(d *halfOpen) error {
 	if !l.countIn(d.peer) {
 		return errors.New("too many handshakes by this user are under way")
+	}
+	if d.peer.Trusted() {
+		defer l.leave()
+		defer l.countOut(d.peer)
+		return l.finish(d)
 	}
 	done := make(chan struct{})
 	go func() {
 		defer l.leave()
 		defer close(done)
 		defer l.countOut(d.peer)
-		l.finish(d)
+		if err := l.finish(d); err != nil {
+			d.abandon()
+			l.refuse(d, err)
+		}
 	}()
 	late := time.NewTimer(attachTimeout)
 	defer late.Stop()
@@ -257,26 +266,27 @@ func (l *Listener) countOut(peer stream.Cred) {
 
 // finish makes a connection from d's message and gives it to Accept. If this
 // end is short of what that takes, Accept returns that error, and the next call
-// of Accept goes on with d.
-func (l *Listener) finish(d *halfOpen) {
+// of Accept goes on with d. With an error the caller has to refuse d and to
+// abandon it.
+func (l *Listener) finish(d *halfOpen) error {
 	s, err := d.attach(l)
 	for scarce(err) && l.purge() {
 		s, err = d.attach(l)
 	}
-	if scarce(err) {
+	switch {
+	case scarce(err):
 		if !l.keepShort(d, temporary(syscallError(err))) {
 			d.abandon()
 		}
-		return
+		return nil
+	case err != nil:
+		return err
 	}
 	d.abandon()
-	if err != nil {
-		l.refuse(d, err)
-		return
-	}
 	if !l.enqueue(result{s: s}) {
 		s.Abort()
 	}
+	return nil
 }
 
 // keepShort keeps d for the next Accept, and has this one return err. It
@@ -318,6 +328,17 @@ func (d *halfOpen) abandon() {
 	}
 }
 
+// letGo is abandon for a caller that must not wait. What was received may be
+// more than was checked; but from a dialer that is trusted, nothing that takes
+// long to close.
+func (d *halfOpen) letGo() {
+	if d.peer.Trusted() {
+		d.abandon()
+	} else {
+		go d.abandon()
+	}
+}
+
 // attach makes the acceptor's stream from the dialer's message. The caller
 // still owns the descriptors, and can try again if the process was short of
 // something.
@@ -335,12 +356,18 @@ func (h message) attach(l *Listener, peer stream.Cred) (_ *stream.Stream, err er
 		return nil, err
 	}
 	undo = append(undo, seg.Close)
-	ringer, err := doorbell.Adopt(l.files.Proc(), h.ringer, unix.O_WRONLY)
+	adopt := func(fd, access int) (int, error) {
+		if peer.Trusted() {
+			return doorbell.AdoptTrusted(l.files.Proc(), fd, access)
+		}
+		return doorbell.Adopt(l.files.Proc(), fd, access)
+	}
+	ringer, err := adopt(h.ringer, unix.O_WRONLY)
 	if err != nil {
 		return nil, err
 	}
 	undo = append(undo, func() { unix.Close(ringer) })
-	bellFD, err := doorbell.Adopt(l.files.Proc(), h.bell, unix.O_RDONLY)
+	bellFD, err := adopt(h.bell, unix.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}

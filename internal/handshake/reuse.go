@@ -18,11 +18,7 @@ func (l *Listener) finishReuse(d *halfOpen, id segment.ID, generation uint32) er
 	if left == nil {
 		return errors.New("there is no such segment to use again")
 	}
-	if d.peer.Trusted() {
-		d.close()
-	} else {
-		go d.close() // it may have sent more than was checked
-	}
+	d.letGo()
 	s := left.Stream(l.busyPoll, l.keepFor(id))
 	if !l.enqueue(result{s: s}) {
 		s.Abort()

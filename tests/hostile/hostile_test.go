@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"shmconn"
+	"shmconn/internal/handshake"
 	"shmconn/internal/shmtest"
 )
 
@@ -905,50 +906,120 @@ func (w *watch) end(t testing.TB, goroutines, descriptors, threads, megabytes in
 // as it can, while others dial. All of these are served, and the listener's
 // process stays as it is.
 func TestUnruly(t *testing.T) {
-	dials, least := 30, 10_000
-	if *shmtest.Long {
-		dials, least = 1000, 100_000
-	}
 	for kind, u := range unrulies {
-		t.Run(strings.NewReplacer(" ", "_", ",", "").Replace(u.name), func(t *testing.T) {
-			s, dials := shmtest.Shape{Ring: 1 << 20}, dials
-			if kind == 0 {
-				// To make such a segment takes longer than others need to push a dialer out
-				// who has not said anything yet.
-				s.Ring, dials = 64<<20, dials/3
-			}
-			l := s.MustListen(t, shmtest.NewName())
-			h := shmtest.StartHelper(t, "unruly", s)
-			served := make(chan struct{})
-			go func() {
-				defer close(served)
-				shmtest.ServeEcho(l)
-			}()
-			goroutines, descriptors := runtime.NumGoroutine(), shmtest.OpenDescriptors()
-			w := newWatch()
-			h.Do("go %d %s %d", kind, shmtest.NameOf(l), least)
-			var took []time.Duration
-			for i := range dials {
-				start := time.Now()
-				if err := shmtest.Echoed(s, shmtest.NameOf(l), i); err != nil {
-					t.Errorf("dial number %d: %v", i, err)
-				}
-				took = append(took, time.Since(start))
-			}
-			n := h.Call("halt")
-			shmtest.Eventually(func() bool { return runtime.NumGoroutine() <= goroutines+1 && shmtest.OpenDescriptors() <= descriptors })
-			fds := 64 + 4*16 + 32 // silent ones; the descriptors of those that are being looked at; others
-			if u.accepted {
-				fds += 2 * (shmtest.MostConns + 1)
-			}
-			most := w.end(t, 2000, fds, 64, 256)
-			l.Close()
-			<-served
-			slices.Sort(took)
-			t.Logf("figure: %s: %s of them; %d others dialed meanwhile, all served, within %v in the median, %v at the most; the listener's process: %s",
-				u.name, n, dials, took[len(took)/2].Round(10*time.Microsecond), took[len(took)-1].Round(10*time.Microsecond), most)
+		t.Run(testName(u.name), func(t *testing.T) {
+			u.run(t, kind, 10_000, func(s shmtest.Shape) *shmtest.Helper { return shmtest.StartHelper(t, "unruly", s) })
 		})
 	}
+}
+
+// TestUnrulyUser is TestUnruly with dialers of another user, whose descriptors
+// Accept leaves to other goroutines.
+func TestUnrulyUser(t *testing.T) {
+	start := shmtest.OtherUsers(t)
+	for kind, u := range unrulies {
+		t.Run(testName(u.name), func(t *testing.T) {
+			u.run(t, kind, 2000, func(s shmtest.Shape) *shmtest.Helper {
+				return start(t, "unruly", syscall.Credential{Uid: shmtest.OtherUser, Gid: shmtest.OtherUser}, s)
+			})
+		})
+	}
+}
+
+func testName(s string) string { return strings.NewReplacer(" ", "_", ",", "").Replace(s) }
+
+// run has at least so many dialers of the kind u, ten times as many with -long,
+// in a process that start starts.
+func (u unruly) run(t *testing.T, kind, least int, start func(shmtest.Shape) *shmtest.Helper) {
+	dials := 30
+	if *shmtest.Long {
+		dials, least = 1000, 10*least
+	}
+	s := shmtest.Shape{Ring: 1 << 20}
+	if kind == 0 {
+		// To make such a segment takes longer than others need to push a dialer out
+		// who has not said anything yet.
+		s.Ring, dials = 64<<20, dials/3
+	}
+	l, err := (&shmconn.ListenConfig{RingSize: s.Ring, Mode: 0o666}).Listen(shmtest.NewName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	h := start(s)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		shmtest.ServeEcho(l)
+	}()
+	goroutines, descriptors := runtime.NumGoroutine(), shmtest.OpenDescriptors()
+	w := newWatch()
+	h.Do("go %d %s %d", kind, shmtest.NameOf(l), least)
+	var took []time.Duration
+	for i := range dials {
+		start := time.Now()
+		if err := shmtest.Echoed(s, shmtest.NameOf(l), i); err != nil {
+			t.Errorf("dial number %d: %v", i, err)
+		}
+		took = append(took, time.Since(start))
+	}
+	n := h.Call("halt")
+	handshake.DropSpares()
+	shmtest.Eventually(func() bool { return runtime.NumGoroutine() <= goroutines+1 && shmtest.OpenDescriptors() <= descriptors })
+	fds := 64 + 4*16 + 32 // silent ones; the descriptors of those that are being looked at; others
+	if u.accepted {
+		fds += 2 * (shmtest.MostConns + 1)
+	}
+	most := w.end(t, 2000, fds, 64, 256)
+	l.Close()
+	<-served
+	slices.Sort(took)
+	t.Logf("figure: %s: %s of them; %d others dialed meanwhile, all served, within %v in the median, %v at the most; the listener's process: %s",
+		u.name, n, dials, took[len(took)/2].Round(10*time.Microsecond), took[len(took)-1].Round(10*time.Microsecond), most)
+}
+
+// blocker is a dialer that later makes the doorbells that it has sent block.
+// Its orders are "dial NAME" and "block".
+func blocker(s shmtest.Shape, in *bufio.Scanner) {
+	t := new(shmtest.ProcessTB)
+	defer t.RunCleanups()
+	var doorbells []int
+	for in.Scan() {
+		switch f := strings.Fields(in.Text()); f[0] {
+		case "dial":
+			p := shmtest.RawDialer(t, f[1], s)
+			message, fds := p.Hello()
+			doorbells = fds[1:]
+			p.Say(message, fds)
+		case "block":
+			for _, fd := range doorbells {
+				if err := unix.SetNonblock(fd, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		fmt.Println("ok")
+	}
+}
+
+// TestBlockingUser has a dialer of another user make the doorbells block once
+// they are in use. Calls keep their deadlines.
+func TestBlockingUser(t *testing.T) {
+	start := shmtest.OtherUsers(t)
+	l, err := (&shmconn.ListenConfig{RingSize: 4096, Mode: 0o666, BusyPoll: shmtest.PollNever}).Listen(shmtest.NewName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	h := start(t, "blocker", syscall.Credential{Uid: shmtest.OtherUser, Gid: shmtest.OtherUser}, shmtest.Shape{Ring: 4096})
+	h.Do("dial %s", shmtest.NameOf(l))
+	c := shmtest.MustAccept(t, l)
+	h.Do("block")
+	c.SetDeadline(time.Now().Add(50 * time.Millisecond))
+	_, err = c.Read(make([]byte, 1))
+	shmtest.WantErr(t, "Read", err, "read timeout")
+	_, err = c.Write(make([]byte, 1<<20))
+	shmtest.WantErr(t, "Write", err, "write timeout")
 }
 
 // TestDoorbellFlood has a peer ring all the time, for nothing, while calls

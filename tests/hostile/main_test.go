@@ -13,8 +13,9 @@ import (
 
 func TestMain(m *testing.M) {
 	shmtest.Main(m, shmtest.Roles{
-		"liar":   liar,
-		"unruly": unrulyDialers,
-		"vandal": vandal,
+		"liar":    liar,
+		"unruly":  unrulyDialers,
+		"blocker": blocker,
+		"vandal":  vandal,
 	})
 }
