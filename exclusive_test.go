@@ -25,37 +25,6 @@ import (
 	"shmconn/internal/shmtest"
 )
 
-// exclusively is a net.Conn whose Reads and Writes are those of a Consumer and
-// of a Producer, one at a time. Writes go through all the ways there are.
-type exclusively struct {
-	*shmconn.Conn
-	turn *atomic.Uint32
-}
-
-func newExclusively(c shmtest.Conn) net.Conn {
-	return exclusively{c.(*shmconn.Conn), new(atomic.Uint32)}
-}
-
-func (x exclusively) Read(b []byte) (n int, err error) {
-	err = x.Consume(func(r *shmconn.Consumer) error {
-		n, err = r.Read(b)
-		return err
-	})
-	return n, err
-}
-
-func (x exclusively) Write(b []byte) (n int, err error) {
-	write := (*shmconn.Producer).Write
-	if x.turn.Add(1)%2 == 0 {
-		write = (*shmconn.Producer).Put
-	}
-	err = x.Produce(func(p *shmconn.Producer) error {
-		n, err = write(p, b)
-		return err
-	})
-	return n, err
-}
-
 func TestNettestExclusive(t *testing.T) {
 	shmtest.OnShapes(t, shmtest.SmallShapes, func(t *testing.T, s shmtest.Shape) {
 		nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
@@ -63,7 +32,7 @@ func TestNettestExclusive(t *testing.T) {
 			if err != nil {
 				return nil, nil, nil, err
 			}
-			return newExclusively(a), newExclusively(b), stop, nil
+			return shmtest.NewExclusively(a), shmtest.NewExclusively(b), stop, nil
 		})
 	})
 }

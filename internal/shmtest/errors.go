@@ -164,7 +164,7 @@ func WantSound(t testing.TB, a, b *shmconn.Conn) {
 }
 
 // MustWrite writes all of b.
-func MustWrite(t testing.TB, c *shmconn.Conn, b []byte) {
+func MustWrite(t testing.TB, c io.Writer, b []byte) {
 	t.Helper()
 	if n, err := c.Write(b); n != len(b) || err != nil {
 		t.Fatalf("Write of %d = %d, %v", len(b), n, err)

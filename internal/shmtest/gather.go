@@ -121,3 +121,82 @@ func writeSomehow(c *shmconn.Conn, r *rand.Rand, b []byte) (int, error) {
 	}
 	return c.Write(b)
 }
+
+// GatherExclusive is Gather by the calls of one Consumer.
+func GatherExclusive(c *shmconn.Conn, r *rand.Rand, each func(n int)) *Gathered {
+	g := &Gathered{Op: "read", each: each}
+	g.Err = c.Consume(func(k *shmconn.Consumer) error {
+		buf := make([]byte, 64<<10)
+		for {
+			var b []byte
+			var n int
+			var err error
+			switch how := r.IntN(4); how {
+			case 0:
+				b, err = k.Peek(1 + r.IntN(100)) // fewer with an error
+			case 1:
+				b, err = k.PeekAtLeast(1)
+			default:
+				n, err = k.Read(buf[:1+r.IntN(len(buf))])
+				g.Write(buf[:n])
+			}
+			g.Write(b)
+			if len(b) > 0 {
+				if _, err := k.Discard(len(b)); err != nil {
+					return err
+				}
+			}
+			if err != nil {
+				return err
+			}
+		}
+	})
+	g.At = time.Now()
+	return g
+}
+
+// FeedExclusive is Feed by the calls of one Producer. It tells each how many
+// bytes have been published, and not how many Put has put in.
+func FeedExclusive(c *shmconn.Conn, r *rand.Rand, off, n int, each func(n int), between func()) error {
+	return c.Produce(func(p *shmconn.Producer) error {
+		for end := off + n; off < end; between() {
+			b := Pattern(off, min(end-off, 1+r.IntN(1<<r.IntN(17))))
+			m, err := produceSomehow(p, r, b)
+			each(m)
+			off += m
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func produceSomehow(p *shmconn.Producer, r *rand.Rand, b []byte) (int, error) {
+	switch r.IntN(3) {
+	case 0: // in groups
+		for rest := b; len(rest) > 0; {
+			n := min(len(rest), 1+r.IntN(64))
+			if _, err := p.Put(rest[:n]); err != nil {
+				return 0, err
+			}
+			rest = rest[n:]
+		}
+		if err := p.Flush(); err != nil {
+			return 0, err
+		}
+		return len(b), nil
+	case 1:
+		b = b[:min(len(b), 2048)]
+		room, err := p.Reserve(len(b))
+		if err != nil {
+			return 0, err
+		}
+		copy(room, b)
+		if err := p.Commit(len(b)); err != nil {
+			return 0, err
+		}
+		return len(b), nil
+	}
+	return p.Write(b)
+}

@@ -120,7 +120,7 @@ func (p *prober) reads() {
 		buf := bytes.Repeat([]byte{canary}, k+16)
 		err := p.timed(p.c.SetReadDeadline, func() (err error) {
 			var n int
-			switch p.rnd.IntN(8) {
+			switch p.rnd.IntN(9) {
 			case 0, 1:
 				n, err = p.c.Read(buf[:k])
 				p.count("Read", n, k, err)
@@ -149,6 +149,8 @@ func (p *prober) reads() {
 			case 7:
 				p.count("Buffered", p.c.Buffered(), p.size, nil)
 				p.count("RingSize", p.c.Stats().RingSize, p.size, nil)
+			case 8:
+				err = p.c.Consume(func(r *shmconn.Consumer) error { return p.consumes(r, buf[:k]) })
 			}
 			return err
 		})
@@ -167,7 +169,7 @@ func (p *prober) writes() {
 		k := 1 + p.rnd.IntN(p.size/2)
 		err := p.timed(p.c.SetWriteDeadline, func() (err error) {
 			var n int
-			switch p.rnd.IntN(8) {
+			switch p.rnd.IntN(9) {
 			case 0, 1:
 				n, err = p.c.Write(make([]byte, k))
 				p.count("Write", n, k, err)
@@ -200,6 +202,8 @@ func (p *prober) writes() {
 			case 7:
 				p.count("Available", p.c.Available(), p.size, nil)
 				p.count("RingSize", p.c.Stats().RingSize, p.size, nil)
+			case 8:
+				err = p.c.Produce(func(w *shmconn.Producer) error { return p.produces(w, k) })
 			}
 			return err
 		})
@@ -207,6 +211,68 @@ func (p *prober) writes() {
 			left--
 		}
 	}
+}
+
+// consumes makes some calls of a Consumer until one fails. It stores into buf
+// and not beyond.
+func (p *prober) consumes(r *shmconn.Consumer, buf []byte) (err error) {
+	for range 1 + p.rnd.IntN(8) {
+		k := 1 + p.rnd.IntN(len(buf))
+		var n int
+		var span []byte
+		switch p.rnd.IntN(4) {
+		case 0:
+			n, err = r.Read(buf[:k])
+			p.count("Consumer.Read", n, k, err)
+		case 1:
+			span, err = r.Peek(k)
+			p.count("Consumer.Peek", len(span), k, err)
+			copy(buf, span)
+		case 2:
+			span, err = r.PeekAtLeast(k)
+			p.count("Consumer.PeekAtLeast", len(span), p.size, err)
+			copy(buf, span)
+		case 3:
+			n, err = r.Discard(k)
+			p.count("Consumer.Discard", n, k, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// produces makes some calls of a Producer, of k bytes at most, until one fails.
+func (p *prober) produces(w *shmconn.Producer, k int) (err error) {
+	for range 1 + p.rnd.IntN(8) {
+		k := 1 + p.rnd.IntN(k)
+		var n int
+		switch p.rnd.IntN(4) {
+		case 0:
+			n, err = w.Write(make([]byte, k))
+			p.count("Producer.Write", n, k, err)
+		case 1:
+			n, err = w.Put(make([]byte, k))
+			p.count("Producer.Put", n, k, err)
+		case 2:
+			var span []byte
+			if span, err = w.Reserve(k); err != nil {
+				break
+			}
+			if len(span) != k {
+				p.T.Errorf("Producer.Reserve(%d) returned %d bytes", k, len(span))
+			}
+			clear(span)
+			err = w.Commit(p.rnd.IntN(k + 1))
+		case 3:
+			err = w.Flush()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Probe has both directions of both ends in use until they have all ended,

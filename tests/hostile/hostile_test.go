@@ -31,14 +31,66 @@ import (
 	"shmconn/internal/shmtest"
 )
 
+// A call is one that looks at the peer's words, on a Conn or on a handle. bad
+// stores the wrong word: before the call, and with a handle when that is in use
+// already.
+type call struct {
+	name string
+	do   func(c *shmconn.Conn, bad func()) error
+}
+
+// consuming and producing are calls on a handle, which return the same error
+// when they are made again.
+func consuming(name string, f func(r *shmconn.Consumer) error) call {
+	return call{name, func(c *shmconn.Conn, bad func()) error {
+		return c.Consume(func(r *shmconn.Consumer) error {
+			bad()
+			return twice(f(r), f(r))
+		})
+	}}
+}
+
+func producing(name string, f func(p *shmconn.Producer) error) call {
+	return call{name, func(c *shmconn.Conn, bad func()) error {
+		return c.Produce(func(p *shmconn.Producer) error {
+			bad()
+			return twice(f(p), f(p))
+		})
+	}}
+}
+
+func twice(first, second error) error {
+	if fmt.Sprint(first) != fmt.Sprint(second) {
+		return fmt.Errorf("%v, and then %v", first, second)
+	}
+	return first
+}
+
+// hostileReads and hostileWrites look at how far the peer is, the writes
+// because they find no room.
+var (
+	hostileReads = []call{
+		{"Read", func(c *shmconn.Conn, bad func()) error { bad(); _, err := c.Read(make([]byte, 8)); return err }},
+		consuming("Consumer.Read", func(r *shmconn.Consumer) error { _, err := r.Read(make([]byte, 8)); return err }),
+		consuming("Consumer.Peek", func(r *shmconn.Consumer) error { _, err := r.Peek(8); return err }),
+		consuming("Consumer.PeekAtLeast", func(r *shmconn.Consumer) error { _, err := r.PeekAtLeast(8); return err }),
+		consuming("Consumer.Discard", func(r *shmconn.Consumer) error { _, err := r.Discard(8); return err }),
+	}
+	hostileWrites = []call{
+		{"Write", func(c *shmconn.Conn, bad func()) error { bad(); _, err := c.Write(make([]byte, 8)); return err }},
+		producing("Producer.Write", func(p *shmconn.Producer) error { _, err := p.Write(make([]byte, 8)); return err }),
+		producing("Producer.Put", func(p *shmconn.Producer) error { _, err := p.Put(make([]byte, 8)); return err }),
+		producing("Producer.Reserve", func(p *shmconn.Producer) error { _, err := p.Reserve(8); return err }),
+	}
+	hostileCommits = []call{
+		{"CommitReserve", func(c *shmconn.Conn, bad func()) error { bad(); _, err := c.CommitReserve(8, 8); return err }},
+	}
+)
+
 // TestHostileWords stores into the shared words what a peer may not, before a
 // call and while it waits.
 func TestHostileWords(t *testing.T) {
 	const size = 4096
-	read := func(c *shmconn.Conn) error { _, err := c.Read(make([]byte, 8)); return err }
-	write := func(c *shmconn.Conn) error { _, err := c.Write(make([]byte, 8)); return err }
-	// It finds no room, and so looks at what the peer says to have read.
-	commitReserve := func(c *shmconn.Conn) error { _, err := c.CommitReserve(8, 8); return err }
 	five := func(t *testing.T, p *shmtest.RawPeer, c *shmconn.Conn) {
 		p.Put(shmtest.RingA+shmtest.Produced, 5)
 		if n, err := io.ReadFull(c, make([]byte, 5)); err != nil {
@@ -46,7 +98,7 @@ func TestHostileWords(t *testing.T) {
 		}
 	}
 	fill := func(t *testing.T, p *shmtest.RawPeer, c *shmconn.Conn) { shmtest.MustWrite(t, c, make([]byte, size)) }
-	twice := func(t *testing.T, p *shmtest.RawPeer, c *shmconn.Conn) {
+	fillTwice := func(t *testing.T, p *shmtest.RawPeer, c *shmconn.Conn) {
 		fill(t, p, c)
 		p.Put(shmtest.RingB+shmtest.Consumed, size)
 		fill(t, p, c)
@@ -63,52 +115,54 @@ func TestHostileWords(t *testing.T) {
 		before  func(*testing.T, *shmtest.RawPeer, *shmconn.Conn)
 		off     int
 		value   uint64
-		call    func(*shmconn.Conn) error
+		calls   []call
 		allowed uint64 // for produced: as told
 	}{
-		{"produced, a byte too far", nothing, shmtest.RingA + shmtest.Produced, size + 1, read, 0},
-		{"produced, far too far", nothing, shmtest.RingA + shmtest.Produced, 1 << 63, read, 0},
-		{"produced, before the start", nothing, shmtest.RingA + shmtest.Produced, math.MaxUint64, read, 0},
-		{"produced, a byte back", five, shmtest.RingA + shmtest.Produced, 4, read, 0},
-		{"produced, back to the start", five, shmtest.RingA + shmtest.Produced, 0, read, 0},
-		{"consumed, a byte too far", fill, shmtest.RingB + shmtest.Consumed, size + 1, write, size},
-		{"consumed, far too far", fill, shmtest.RingB + shmtest.Consumed, 1 << 63, write, size},
-		{"consumed, before the start", fill, shmtest.RingB + shmtest.Consumed, math.MaxUint64, write, size},
-		{"consumed, a byte too far, in CommitReserve", reserve, shmtest.RingB + shmtest.Consumed, size + 1, commitReserve, size},
-		{"consumed, a byte back", twice, shmtest.RingB + shmtest.Consumed, size - 1, write, 2 * size},
-		{"consumed, back to the start", twice, shmtest.RingB + shmtest.Consumed, 0, write, 2 * size},
+		{"produced, a byte too far", nothing, shmtest.RingA + shmtest.Produced, size + 1, hostileReads, 0},
+		{"produced, far too far", nothing, shmtest.RingA + shmtest.Produced, 1 << 63, hostileReads, 0},
+		{"produced, before the start", nothing, shmtest.RingA + shmtest.Produced, math.MaxUint64, hostileReads, 0},
+		{"produced, a byte back", five, shmtest.RingA + shmtest.Produced, 4, hostileReads, 0},
+		{"produced, back to the start", five, shmtest.RingA + shmtest.Produced, 0, hostileReads, 0},
+		{"consumed, a byte too far", fill, shmtest.RingB + shmtest.Consumed, size + 1, hostileWrites, size},
+		{"consumed, far too far", fill, shmtest.RingB + shmtest.Consumed, 1 << 63, hostileWrites, size},
+		{"consumed, before the start", fill, shmtest.RingB + shmtest.Consumed, math.MaxUint64, hostileWrites, size},
+		{"consumed, a byte too far, with a span", reserve, shmtest.RingB + shmtest.Consumed, size + 1, hostileCommits, size},
+		{"consumed, a byte back", fillTwice, shmtest.RingB + shmtest.Consumed, size - 1, hostileWrites, 2 * size},
+		{"consumed, back to the start", fillTwice, shmtest.RingB + shmtest.Consumed, 0, hostileWrites, 2 * size},
 	} {
-		for _, s := range shmtest.HostileShapes {
-			for _, waiting := range []bool{false, true} {
-				if waiting && strings.HasSuffix(tt.name, "CommitReserve") {
-					continue // it never waits
+		for _, call := range tt.calls {
+			for _, s := range shmtest.HostileShapes {
+				for _, waiting := range []bool{false, true} {
+					if waiting && call.name == "CommitReserve" {
+						continue // it never waits
+					}
+					t.Run(fmt.Sprintf("%s/%s/poll=%s,waiting=%v", strings.ReplaceAll(tt.name, " ", "_"), call.name, shmtest.PollName(s.ListenPoll), waiting), func(t *testing.T) {
+						p, c := shmtest.RawPair(t, s)
+						tt.before(t, p, c)
+						bad := func() { p.Put(tt.off, tt.value) }
+						var told uint64 // of the bytes that were read
+						var err error
+						if waiting {
+							done := shmtest.Blocked(c, func() { err = call.do(c, func() {}) })
+							told = p.Get(shmtest.RingA + shmtest.Consumed)
+							bad()
+							p.Knock()
+							<-done
+						} else {
+							told = p.Get(shmtest.RingA + shmtest.Consumed)
+							err = call.do(c, bad)
+						}
+						ce := shmtest.WantCorrupt(t, c, err)
+						allowed := tt.allowed
+						if tt.off == shmtest.RingA+shmtest.Produced {
+							allowed = told + size
+						}
+						if ce.Seen != tt.value || ce.Allowed != allowed {
+							t.Errorf("%v: want seen %d, allowed %d", ce, tt.value, allowed)
+						}
+						p.Dropped()
+					})
 				}
-				t.Run(fmt.Sprintf("%s/poll=%s,waiting=%v", strings.ReplaceAll(tt.name, " ", "_"), shmtest.PollName(s.ListenPoll), waiting), func(t *testing.T) {
-					p, c := shmtest.RawPair(t, s)
-					tt.before(t, p, c)
-					var told uint64 // of the bytes that were read
-					var err error
-					if waiting {
-						done := shmtest.Blocked(c, func() { err = tt.call(c) })
-						told = p.Get(shmtest.RingA + shmtest.Consumed)
-						p.Put(tt.off, tt.value)
-						p.Knock()
-						<-done
-					} else {
-						told = p.Get(shmtest.RingA + shmtest.Consumed)
-						p.Put(tt.off, tt.value)
-						err = tt.call(c)
-					}
-					ce := shmtest.WantCorrupt(t, c, err)
-					allowed := tt.allowed
-					if tt.off == shmtest.RingA+shmtest.Produced {
-						allowed = told + size
-					}
-					if ce.Seen != tt.value || ce.Allowed != allowed {
-						t.Errorf("%v: want seen %d, allowed %d", ce, tt.value, allowed)
-					}
-					p.Dropped()
-				})
 			}
 		}
 	}
@@ -117,9 +171,11 @@ func TestHostileWords(t *testing.T) {
 // TestHostileClosed stores another number than 1 for closed.
 func TestHostileClosed(t *testing.T) {
 	for _, s := range shmtest.HostileShapes {
-		for _, waiting := range []bool{false, true} {
-			t.Run(fmt.Sprintf("poll=%s,waiting=%v", shmtest.PollName(s.ListenPoll), waiting), func(t *testing.T) {
+		for i, waiting := range []bool{false, true, false, true} {
+			way := shmtest.Ways[i/2]
+			t.Run(fmt.Sprintf("%s/poll=%s,waiting=%v", way.Name, shmtest.PollName(s.ListenPoll), waiting), func(t *testing.T) {
 				p, c := shmtest.RawPair(t, s)
+				end := way.Of(c)
 				shmtest.MustWrite(t, c, make([]byte, s.Ring))
 				p.Write(p.DataA(), []byte("last"))
 				var got []byte
@@ -130,8 +186,8 @@ func TestHostileClosed(t *testing.T) {
 					p.Write(shmtest.RingB+shmtest.ConsumerClosed, []byte{0, 0, 0, 0x80})
 				}
 				if waiting {
-					r := shmtest.Blocked(c, func() { got, rerr = io.ReadAll(c) })
-					w := shmtest.Blocked(c, func() { _, werr = c.Write(make([]byte, 8)) })
+					r := shmtest.Blocked(c, func() { got, rerr = io.ReadAll(end) })
+					w := shmtest.Blocked(c, func() { _, werr = end.Write(make([]byte, 8)) })
 					closed()
 					p.Knock()
 					p.Knock()
@@ -139,8 +195,8 @@ func TestHostileClosed(t *testing.T) {
 					<-w
 				} else {
 					closed()
-					got, rerr = io.ReadAll(c)
-					_, werr = c.Write(make([]byte, 8))
+					got, rerr = io.ReadAll(end)
+					_, werr = end.Write(make([]byte, 8))
 				}
 				if string(got) != "last" || rerr != nil {
 					t.Errorf("ReadAll = %q, %v", got, rerr)
@@ -155,58 +211,63 @@ func TestHostileClosed(t *testing.T) {
 // number, and changes it all the time. The latter costs a system call each;
 // neither keeps anybody.
 func TestHostileParked(t *testing.T) {
-	for _, s := range shmtest.HostileShapes {
-		t.Run("poll="+shmtest.PollName(s.ListenPoll), func(t *testing.T) {
-			p, c := shmtest.RawPair(t, s)
-			for _, v := range []uint64{1, 3, math.MaxUint64} {
-				p.Put(shmtest.RingB+shmtest.ConsumerParked, v)
-				before := c.Stats().Rings
-				for range 20 {
-					shmtest.MustWrite(t, c, []byte("x"))
-				}
-				if n := c.Stats().Rings - before; n != 1 {
-					t.Errorf("20 Writes with the word held at %d rang %d times, want once", v, n)
-				}
-			}
-			for _, v := range []uint64{0, 2, math.MaxUint64 - 1} {
-				p.Put(shmtest.RingB+shmtest.ConsumerParked, v)
-				before := c.Stats().Rings
-				shmtest.MustWrite(t, c, []byte("x"))
-				if n := c.Stats().Rings - before; n != 0 {
-					t.Errorf("with the word at %d a Write rang %d times", v, n)
-				}
-			}
-			p.Look()
-			// More rings than the pipe holds, which nobody takes out.
-			rings := c.Stats().Rings
-			for i := range uint64(6000) {
-				p.Put(shmtest.RingB+shmtest.ConsumerParked, 2*i+1001)
-				p.Put(shmtest.RingB+shmtest.Consumed, p.Get(shmtest.RingB+shmtest.Produced))
-				shmtest.MustWrite(t, c, []byte("x"))
-			}
-			if n := c.Stats().Rings - rings; n != 6000 {
-				t.Errorf("6000 Writes rang %d times", n)
-			}
-			if n, gone := p.Look(); n == 0 || gone {
-				t.Errorf("%d rings came through, gone %v", n, gone)
-			}
-			// The acceptor's own words are not the peer's to store into. It may be late,
-			// but a knock and a deadline still end its wait.
-			done := shmtest.Blocked(c, func() { c.Read(make([]byte, 8)) })
-			p.Put(shmtest.RingA+shmtest.ConsumerParked, math.MaxUint64)
-			p.Write(shmtest.RingA+shmtest.ConsumerClosed, []byte{9, 9, 9, 9})
-			p.Write(shmtest.RingB+shmtest.ProducerClosed, []byte{9, 9, 9, 9})
-			for range 100 {
-				p.Knock() // for nothing
-			}
-			c.SetReadDeadline(time.Now())
-			<-done
-			p.Put(shmtest.RingA+shmtest.Produced, 1)
-			c.SetReadDeadline(time.Time{})
-			if n, err := c.Read(make([]byte, 8)); n != 1 || err != nil {
-				t.Errorf("Read = %d, %v", n, err)
-			}
-		})
+	for _, way := range shmtest.Ways {
+		for _, s := range shmtest.HostileShapes {
+			t.Run(way.Name+"/poll="+shmtest.PollName(s.ListenPoll), func(t *testing.T) { hostileParked(t, s, way.Of) })
+		}
+	}
+}
+
+func hostileParked(t *testing.T, s shmtest.Shape, of func(*shmconn.Conn) io.ReadWriter) {
+	p, c := shmtest.RawPair(t, s)
+	end := of(c)
+	for _, v := range []uint64{1, 3, math.MaxUint64} {
+		p.Put(shmtest.RingB+shmtest.ConsumerParked, v)
+		before := c.Stats().Rings
+		for range 20 {
+			shmtest.MustWrite(t, end, []byte("x"))
+		}
+		if n := c.Stats().Rings - before; n != 1 {
+			t.Errorf("20 Writes with the word held at %d rang %d times, want once", v, n)
+		}
+	}
+	for _, v := range []uint64{0, 2, math.MaxUint64 - 1} {
+		p.Put(shmtest.RingB+shmtest.ConsumerParked, v)
+		before := c.Stats().Rings
+		shmtest.MustWrite(t, end, []byte("x"))
+		if n := c.Stats().Rings - before; n != 0 {
+			t.Errorf("with the word at %d a Write rang %d times", v, n)
+		}
+	}
+	p.Look()
+	// More rings than the pipe holds, which nobody takes out.
+	rings := c.Stats().Rings
+	for i := range uint64(6000) {
+		p.Put(shmtest.RingB+shmtest.ConsumerParked, 2*i+1001)
+		p.Put(shmtest.RingB+shmtest.Consumed, p.Get(shmtest.RingB+shmtest.Produced))
+		shmtest.MustWrite(t, end, []byte("x"))
+	}
+	if n := c.Stats().Rings - rings; n != 6000 {
+		t.Errorf("6000 Writes rang %d times", n)
+	}
+	if n, gone := p.Look(); n == 0 || gone {
+		t.Errorf("%d rings came through, gone %v", n, gone)
+	}
+	// The acceptor's own words are not the peer's to store into. It may be late,
+	// but a knock and a deadline still end its wait.
+	done := shmtest.Blocked(c, func() { end.Read(make([]byte, 8)) })
+	p.Put(shmtest.RingA+shmtest.ConsumerParked, math.MaxUint64)
+	p.Write(shmtest.RingA+shmtest.ConsumerClosed, []byte{9, 9, 9, 9})
+	p.Write(shmtest.RingB+shmtest.ProducerClosed, []byte{9, 9, 9, 9})
+	for range 100 {
+		p.Knock() // for nothing
+	}
+	c.SetReadDeadline(time.Now())
+	<-done
+	p.Put(shmtest.RingA+shmtest.Produced, 1)
+	c.SetReadDeadline(time.Time{})
+	if n, err := end.Read(make([]byte, 8)); n != 1 || err != nil {
+		t.Errorf("Read = %d, %v", n, err)
 	}
 }
 

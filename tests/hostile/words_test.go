@@ -5,6 +5,7 @@ package hostile
 import (
 	"encoding/binary"
 	"errors"
+	"io"
 	"testing"
 
 	"shmconn"
@@ -87,17 +88,24 @@ func TestPositionBeforeClosedUnderWay(t *testing.T) {
 // TestNothingStoredAfterDamage: "the end should store nothing more", by
 // whichever call: the words are those from before.
 func TestNothingStoredAfterDamage(t *testing.T) {
+	for _, way := range shmtest.Ways {
+		t.Run(way.Name, func(t *testing.T) { nothingStored(t, way.Of) })
+	}
+}
+
+func nothingStored(t *testing.T, of func(*shmconn.Conn) io.ReadWriter) {
 	p, c := shmtest.RawPair(t, shmtest.Shape{Ring: 4096}.Poll(shmtest.PollNever))
+	end := of(c)
 	p.Write(p.DataA(), make([]byte, 20))
 	p.Put(shmtest.RingA+shmtest.Produced, 20)
-	if n, err := c.Read(make([]byte, 10)); n != 10 || err != nil {
+	if n, err := end.Read(make([]byte, 10)); n != 10 || err != nil {
 		t.Fatalf("Read = %d, %v", n, err)
 	}
 	// A Write that waits for room, parked, is to be told of the damage and to
 	// leave its word as it is.
-	shmtest.MustWrite(t, c, make([]byte, 4096))
+	shmtest.MustWrite(t, end, make([]byte, 4096))
 	var werr error
-	waits := shmtest.Blocked(c, func() { _, werr = c.Write([]byte("x")) })
+	waits := shmtest.Blocked(c, func() { _, werr = end.Write([]byte("x")) })
 	shmtest.Eventually(func() bool { return p.Get(shmtest.RingB+shmtest.ProducerParked)&1 == 1 })
 
 	p.Put(shmtest.RingA+shmtest.Produced, 1<<40)
@@ -112,9 +120,9 @@ func TestNothingStoredAfterDamage(t *testing.T) {
 			t.Errorf("%s: %v, want a CorruptError", what, err)
 		}
 	}
-	_, err := c.Read(make([]byte, 4096)) // of the 10 that it knows to be there
+	_, err := end.Read(make([]byte, 4096)) // of the 10 that it knows to be there
 	if err == nil {
-		_, err = c.Read(make([]byte, 1))
+		_, err = end.Read(make([]byte, 1))
 	}
 	corrupt("Read", err)
 	<-waits

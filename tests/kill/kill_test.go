@@ -128,11 +128,11 @@ func suffer(y *shmtest.KillStats, c *shmconn.Conn, doing string) {
 	r := rand.New(rand.NewPCG(rand.Uint64(), 0))
 	wrote := func(n int) { y.Wrote.Add(uint64(n)) }
 	nothing := func() {}
-	read := func() {
+	read := func(from io.Reader) {
 		var g shmtest.Gathered
 		buf := make([]byte, 64<<10)
 		for {
-			n, err := c.Read(buf[:1+r.IntN(len(buf))])
+			n, err := from.Read(buf[:1+r.IntN(len(buf))])
 			g.Write(buf[:n])
 			y.Wrong.Store(uint64(g.Wrong))
 			y.Read.Store(uint64(g.N))
@@ -146,7 +146,7 @@ func suffer(y *shmtest.KillStats, c *shmconn.Conn, doing string) {
 	case "silent": // writes a bit, and then reads
 		shmtest.Feed(c, r, 0, r.IntN(100_000), wrote, nothing)
 		fmt.Println("silent")
-		read()
+		read(c)
 	case "deaf": // writes, and does not read
 		shmtest.Feed(c, r, 0, math.MaxInt, wrote, nothing)
 	case "forks": // does both, and starts processes all the time
@@ -158,9 +158,14 @@ func suffer(y *shmtest.KillStats, c *shmconn.Conn, doing string) {
 			}()
 		}
 		fallthrough
+	case "lends": // does both, each by one handle
+		go func() {
+			shmtest.FeedExclusive(c, rand.New(rand.NewPCG(rand.Uint64(), 0)), 0, math.MaxInt, wrote, nothing)
+		}()
+		c.Consume(func(k *shmconn.Consumer) error { read(k); return nil })
 	case "streams": // does both
 		go func() { shmtest.Feed(c, rand.New(rand.NewPCG(rand.Uint64(), 0)), 0, math.MaxInt, wrote, nothing) }()
-		read()
+		read(c)
 	case "trickles": // does both, with pauses around the time that a wait polls
 		go func() {
 			r := rand.New(rand.NewPCG(rand.Uint64(), 0))
@@ -170,7 +175,7 @@ func suffer(y *shmtest.KillStats, c *shmconn.Conn, doing string) {
 				}
 			})
 		}()
-		read()
+		read(c)
 	}
 	select {}
 }
@@ -247,6 +252,7 @@ type stage struct {
 	beside int           // waits that poll beside it
 	read   string        // the function that Read is in by then; "" if there is no Read
 	write  string        // the same for Write
+	handle bool          // the calls are those of a Consumer and of a Producer
 }
 
 const (
@@ -257,20 +263,25 @@ const (
 	following = "wait.(*pollers).follow("
 )
 
-// stages have, with TestKilledWhileBusy and TestKilledWhileMeeting, 10,000
+// stages have, with TestKilledWhileBusy and TestKilledWhileMeeting, 13,000
 // rounds.
 var stages = []stage{
-	{"read, parked", 500, shmtest.PollNever, 0, parked, ""},
-	{"read, polling", 500, shmtest.PollAlways, 0, polling, ""},
-	{"read, following", 500, shmtest.PollAlways, 1, following, ""},
-	{"read, following with 100", 300, shmtest.PollAlways, 100, following, ""},
-	{"read, default", 1000, 0, 0, waiting, ""},
-	{"write, parked", 500, shmtest.PollNever, 0, "", parked},
-	{"write, polling", 500, shmtest.PollAlways, 0, "", polling},
-	{"write, following", 500, shmtest.PollAlways, 1, "", following},
-	{"write, following with 100", 300, shmtest.PollAlways, 100, "", following},
-	{"write, default", 1000, 0, 0, "", waiting},
-	{"both, parked", 400, shmtest.PollNever, 0, asleep, asleep},
+	{"read, parked", 500, shmtest.PollNever, 0, parked, "", false},
+	{"read, polling", 500, shmtest.PollAlways, 0, polling, "", false},
+	{"read, following", 500, shmtest.PollAlways, 1, following, "", false},
+	{"read, following with 100", 300, shmtest.PollAlways, 100, following, "", false},
+	{"read, default", 1000, 0, 0, waiting, "", false},
+	{"write, parked", 500, shmtest.PollNever, 0, "", parked, false},
+	{"write, polling", 500, shmtest.PollAlways, 0, "", polling, false},
+	{"write, following", 500, shmtest.PollAlways, 1, "", following, false},
+	{"write, following with 100", 300, shmtest.PollAlways, 100, "", following, false},
+	{"write, default", 1000, 0, 0, "", waiting, false},
+	{"both, parked", 400, shmtest.PollNever, 0, asleep, asleep, false},
+	{"consumer, parked", 300, shmtest.PollNever, 0, parked, "", true},
+	{"consumer, polling", 300, shmtest.PollAlways, 0, polling, "", true},
+	{"producer, parked", 300, shmtest.PollNever, 0, "", parked, true},
+	{"producer, polling", 300, shmtest.PollAlways, 0, "", polling, true},
+	{"handles, parked", 300, shmtest.PollNever, 0, asleep, asleep, true},
 }
 
 // TestKilledWhileWaiting kills the peer of calls that wait, in each stage of a
@@ -322,7 +333,8 @@ func (g stage) kill(x *shmtest.Round, y *shmtest.KillStats, path string, harm fu
 	var wg sync.WaitGroup
 	if g.read != "" {
 		var n atomic.Int64
-		wg.Go(func() { got = survivor(d.c, func(m int) { n.Add(int64(m)) }) })
+		r := rand.New(rand.NewPCG(x.Uint64(), 0))
+		wg.Go(func() { got = survivor(d.c, g.handle, r, func(m int) { n.Add(int64(m)) }) })
 		if g.write == "" {
 			d.h.Expect("silent")
 		}
@@ -330,7 +342,7 @@ func (g stage) kill(x *shmtest.Round, y *shmtest.KillStats, path string, harm fu
 	}
 	if g.write != "" {
 		wg.Go(func() {
-			n, err := surviving(d.c, make([]byte, 1<<20))
+			n, err := surviving(d.c, g.handle, make([]byte, 1<<20))
 			ends = append(ends, time.Now())
 			shmtest.WantErr(x, "Write", err, "write EPIPE")
 			if n < size/2 || n > size {
@@ -364,12 +376,24 @@ func (g stage) kill(x *shmtest.Round, y *shmtest.KillStats, path string, harm fu
 // survivor and surviving are calls that can be told by their names.
 //
 //go:noinline
-func survivor(c *shmconn.Conn, each func(n int)) *shmtest.Gathered {
+func survivor(c *shmconn.Conn, handle bool, r *rand.Rand, each func(n int)) *shmtest.Gathered {
+	if handle {
+		return shmtest.GatherExclusive(c, r, each)
+	}
 	return shmtest.Gather(c, nil, each)
 }
 
 //go:noinline
-func surviving(c *shmconn.Conn, b []byte) (int, error) { return c.Write(b) }
+func surviving(c *shmconn.Conn, handle bool, b []byte) (n int, err error) {
+	if handle {
+		err = c.Produce(func(p *shmconn.Producer) error {
+			n, err = p.Write(b)
+			return err
+		})
+		return n, err
+	}
+	return c.Write(b)
+}
 
 // within reports whether a goroutine is in both functions. In lead it is not
 // within follow, from which it may have come.
@@ -390,7 +414,7 @@ func TestKilledWhileBusy(t *testing.T) {
 	for _, tt := range []struct {
 		doing  string
 		rounds int
-	}{{"streams", 1500}, {"trickles", 1000}} {
+	}{{"streams", 1500}, {"trickles", 1000}, {"lends", 1500}} {
 		t.Run(tt.doing, func(t *testing.T) { killBusy(t, y, path, tt.doing, shmtest.Rounds(tt.rounds)) })
 	}
 }
@@ -403,9 +427,13 @@ func killBusy(t *testing.T, y *shmtest.KillStats, path, doing string, n int) {
 		var wrote time.Time
 		var wg sync.WaitGroup
 		r, w := rand.New(rand.NewPCG(x.Uint64(), 0)), rand.New(rand.NewPCG(x.Uint64(), 0))
-		wg.Go(func() { got = shmtest.Gather(d.c, r, nil) })
+		gather, feed := shmtest.Gather, shmtest.Feed
+		if doing == "lends" {
+			gather, feed = shmtest.GatherExclusive, shmtest.FeedExclusive
+		}
+		wg.Go(func() { got = gather(d.c, r, nil) })
 		wg.Go(func() {
-			err := shmtest.Feed(d.c, w, 0, math.MaxInt, func(int) {}, func() {})
+			err := feed(d.c, w, 0, math.MaxInt, func(int) {}, func() {})
 			wrote = time.Now()
 			if errors.Is(err, syscall.EPIPE) {
 				return
