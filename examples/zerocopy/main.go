@@ -1,7 +1,8 @@
 // Command zerocopy sends messages of a fixed size to another process without a
 // copy and without an allocation: they are built where the peer reads them, and
-// read where they were built. A power of two as the size makes each lie whole
-// cache lines from the next.
+// read where they were built. Each end is one goroutine's, and so has a handle
+// for its half of the connection. A power of two as the size makes each message
+// lie whole cache lines from the next.
 //
 //	go run ./examples/zerocopy
 package main
@@ -48,25 +49,21 @@ func (q quote) volume() uint64   { return binary.LittleEndian.Uint64(q[16:]) }
 const batch = 64
 
 // send sends n quotes, the first with that sequence number.
-func send(c *shmconn.Conn, first, n uint64) error {
-	var room []byte
+func send(p *shmconn.Producer, first, n uint64) error {
 	for n > 0 {
 		now := min(n, batch)
-		if room == nil { // at first, and when the receiver is behind
-			var err error
-			if room, err = c.Reserve(int(now) * quoteSize); err != nil {
-				return err
-			}
+		room, err := p.Reserve(int(now) * quoteSize)
+		if err != nil {
+			return err
 		}
 		for i := range now {
 			seq := first + i
 			quote(room[i*quoteSize:]).set(seq, 1_000_000+seq%100, seq%7, "GOOG")
 		}
-		first, n = first+now, n-now
-		var err error
-		if room, err = c.CommitReserve(len(room), int(min(n, batch))*quoteSize); err != nil {
+		if err := p.Commit(len(room)); err != nil {
 			return err
 		}
+		first, n = first+now, n-now
 	}
 	return nil
 }
@@ -75,10 +72,10 @@ func send(c *shmconn.Conn, first, n uint64) error {
 type total struct{ count, volume, value uint64 }
 
 // receive adds up the quotes that come until n have, or the peer's end.
-func (t *total) receive(c *shmconn.Conn, n uint64) error {
+func (t *total) receive(r *shmconn.Consumer, n uint64) error {
 	for end := t.count + n; t.count < end; {
 		// One has to be there; what has come with it is taken in the same go.
-		b, err := c.PeekAtLeast(quoteSize)
+		b, err := r.PeekAtLeast(quoteSize)
 		if err == io.EOF && len(b) > 0 {
 			err = io.ErrUnexpectedEOF
 		}
@@ -95,7 +92,7 @@ func (t *total) receive(c *shmconn.Conn, n uint64) error {
 			t.volume += q.volume()
 			t.value += q.volume() * q.price()
 		}
-		if _, err := c.Discard(ready * quoteSize); err != nil { // b is not valid after this
+		if _, err := r.Discard(ready * quoteSize); err != nil { // b is not valid after this
 			return err
 		}
 	}
@@ -126,7 +123,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 			return err
 		}
 		defer c.Close()
-		return send(c, 0, quotes)
+		return c.Produce(func(p *shmconn.Producer) error { return send(p, 0, quotes) })
 	}
 	return errors.New("usage: zerocopy [name]")
 }
@@ -150,7 +147,7 @@ func serve(ctx context.Context, name string, stdout io.Writer) error {
 	defer c.Close()
 	var t total
 	start := time.Now()
-	if err := t.receive(c, quotes); err != nil {
+	if err := c.Consume(func(r *shmconn.Consumer) error { return t.receive(r, quotes) }); err != nil {
 		return err
 	}
 	elapsed := time.Since(start)

@@ -28,16 +28,25 @@ func TestAllocations(t *testing.T) {
 	a, b := exampletest.Pair(t, 0)
 	var got total
 	var first uint64
+	var allocs float64
 	const n = 1000
-	allocs := testing.AllocsPerRun(100, func() {
-		if err := send(a, first, n); err != nil {
-			t.Fatal(err)
-		}
-		if err := got.receive(b, n); err != nil {
-			t.Fatal(err)
-		}
-		first += n
+	err := a.Produce(func(p *shmconn.Producer) error {
+		return b.Consume(func(r *shmconn.Consumer) error {
+			allocs = testing.AllocsPerRun(100, func() {
+				if err := send(p, first, n); err != nil {
+					t.Fatal(err)
+				}
+				if err := got.receive(r, n); err != nil {
+					t.Fatal(err)
+				}
+				first += n
+			})
+			return nil
+		})
 	})
+	if err != nil {
+		t.Error(err)
+	}
 	if allocs != 0 || got.count != first {
 		t.Errorf("%v allocations for %d quotes, and %d came of %d", allocs, n, got.count, first)
 	}
@@ -46,17 +55,20 @@ func TestAllocations(t *testing.T) {
 // A gap and half a message are errors.
 func TestErrors(t *testing.T) {
 	a, b := exampletest.Pair(t, 0)
-	if err := send(a, 5, 1); err != nil {
+	if err := a.Produce(func(p *shmconn.Producer) error { return send(p, 5, 1) }); err != nil {
 		t.Fatal(err)
 	}
 	var got total
-	if err := got.receive(b, 1); err == nil || err.Error() != "quote 5 follows 0" {
+	receive := func() error {
+		return b.Consume(func(r *shmconn.Consumer) error { return got.receive(r, 1) })
+	}
+	if err := receive(); err == nil || err.Error() != "quote 5 follows 0" {
 		t.Errorf("a gap: %v", err)
 	}
 	b.Discard(quoteSize)
 	a.Write(make([]byte, quoteSize/2))
 	a.Close()
-	if err := got.receive(b, 1); err != io.ErrUnexpectedEOF {
+	if err := receive(); err != io.ErrUnexpectedEOF {
 		t.Errorf("half a quote: %v", err)
 	}
 }
