@@ -131,15 +131,21 @@ func GatherExclusive(c *shmconn.Conn, r *rand.Rand, each func(n int)) *Gathered 
 			var b []byte
 			var n int
 			var err error
-			switch how := r.IntN(4); how {
+			how := 3
+			if r != nil {
+				how = r.IntN(4)
+			}
+			switch how {
 			case 0:
 				b, err = k.Peek(1 + r.IntN(100)) // fewer with an error
 			case 1:
 				b, err = k.PeekAtLeast(1)
-			default:
+			case 2:
 				n, err = k.Read(buf[:1+r.IntN(len(buf))])
-				g.Write(buf[:n])
+			default:
+				n, err = k.Read(buf)
 			}
+			g.Write(buf[:n])
 			g.Write(b)
 			if len(b) > 0 {
 				if _, err := k.Discard(len(b)); err != nil {

@@ -333,8 +333,7 @@ func (g stage) kill(x *shmtest.Round, y *shmtest.KillStats, path string, harm fu
 	var wg sync.WaitGroup
 	if g.read != "" {
 		var n atomic.Int64
-		r := rand.New(rand.NewPCG(x.Uint64(), 0))
-		wg.Go(func() { got = survivor(d.c, g.handle, r, func(m int) { n.Add(int64(m)) }) })
+		wg.Go(func() { got = survivor(d.c, g.handle, func(m int) { n.Add(int64(m)) }) })
 		if g.write == "" {
 			d.h.Expect("silent")
 		}
@@ -376,9 +375,9 @@ func (g stage) kill(x *shmtest.Round, y *shmtest.KillStats, path string, harm fu
 // survivor and surviving are calls that can be told by their names.
 //
 //go:noinline
-func survivor(c *shmconn.Conn, handle bool, r *rand.Rand, each func(n int)) *shmtest.Gathered {
+func survivor(c *shmconn.Conn, handle bool, each func(n int)) *shmtest.Gathered {
 	if handle {
-		return shmtest.GatherExclusive(c, r, each)
+		return shmtest.GatherExclusive(c, nil, each)
 	}
 	return shmtest.Gather(c, nil, each)
 }
