@@ -54,7 +54,9 @@ type ListenConfig struct {
 	// the kernel ends a process, not Dial with an error.
 	Anonymous bool
 
-	// BusyPoll is [Dialer.BusyPoll] for accepted connections.
+	// BusyPoll is [Dialer.BusyPoll] for accepted connections. Accept polls as
+	// long while dialers come one sooner after the other than that, but
+	// [DefaultBusyPoll] if it is less than 0.
 	BusyPoll time.Duration
 
 	// Logger, if not nil, gets a record of every dialer that is refused: its

@@ -119,41 +119,19 @@ func (l *Listener) next() (r result, to task) {
 
 // take takes a dialer off the kernel's backlog. It returns -1 if there was none
 // and, where it was to wait for one, Accept has to look again.
-//
-// The dialer is counted in taken under the lock that Stats holds when it asks
-// the kernel. So it is always in one of the two counts.
 func (l *Listener) take(to task) (fd int, err error) {
-	fd = -1
-	accept := func(listening uintptr) bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.draining {
-			return true
-		}
-		for {
-			fd, _, err = unix.Accept4(int(listening), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-			if err != unix.EINTR && err != unix.ECONNABORTED {
-				break
-			}
-		}
-		if err == unix.EAGAIN {
-			return false
-		}
-		if err == nil {
-			l.taken++
-		}
-		return true
-	}
-	if !to.wait {
-		to.sock.raw.Control(func(listening uintptr) { accept(listening) })
-	} else {
-		to.sock.raw.Read(accept)
+	a := l.arrival
+	if to.wait {
+		a.wait(to.sock)
 		l.heed(to.sock)
+	} else {
+		a.sock = to.sock
+		a.parked(0)
 	}
-	if err == unix.EAGAIN {
-		err = nil
+	if a.err == unix.EAGAIN {
+		return -1, nil
 	}
-	return fd, err
+	return a.fd, a.err
 }
 
 // wake has the Accept that waits look again. The caller has l.mu.

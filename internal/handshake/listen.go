@@ -61,6 +61,7 @@ type Listener struct {
 	starved     time.Time // when Accept was last short of something; zero once it has got on
 
 	accepting sync.Mutex // held by the Accept that serves dialers
+	arrival   *arrival   // what that waits for
 	news      sema.Sema  // has an Accept look again that has no socket any more
 
 	sharing sync.Mutex // guards ready
@@ -161,6 +162,7 @@ func (lc *ListenOptions) begin(name string, files *segment.Listener, sock int, s
 		successorTimeout: takeOverTimeout,
 	}
 	l.spares.awaited = l.awaited
+	l.arrival = newArrival(l)
 	err := l.open(sock)
 	if err == nil {
 		if err = ready(); err != nil {

@@ -224,6 +224,13 @@ func Sleeps(now time.Duration) { process.gosched.sleeps(now) }
 // for goroutines that go on without waiting.
 func Visit() { process.visitor.visit(Now()) }
 
+// LetRun lets goroutines of the process that wait to run do so.
+func LetRun() {
+	if process.queue.waiting() {
+		runtime.Gosched()
+	}
+}
+
 // Pause lets about half a microsecond pass.
 func Pause() {
 	if process.parallel.Load() {

@@ -1059,6 +1059,50 @@ func TestCutAnonymous(t *testing.T) {
 	t.Log("figure: anonymous segment cut: ftruncate, fallocate beyond the end and another seal give EPERM; a hole is a CorruptError")
 }
 
+// TestTruncatedBesideAccept truncates segments under Reads that poll while an
+// Accept does, too: whichever of them leads looks at the conditions of all.
+func TestTruncatedBesideAccept(t *testing.T) {
+	shmtest.SkipRaced(t)
+	l := shmtest.Shape{Ring: 4096, ListenPoll: time.Minute}.MustListen(t, shmtest.NewName())
+	accepted := make(chan error)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				accepted <- err
+				return
+			}
+			c.Close()
+		}
+	}()
+	s := shmtest.Shape{Ring: 4096}.Poll(shmtest.PollAlways)
+	for range 20 {
+		for range 2 { // and then it polls for a minute
+			shmtest.Shape{Ring: 4096}.MustDial(t, shmtest.NameOf(l)).Close()
+		}
+		var reads []<-chan struct{}
+		var segs []*os.File
+		for range 4 {
+			a, _, seg := shmtest.SegmentPair(t, s)
+			reads = append(reads, shmtest.Blocked(a, func() {
+				_, err := a.Read(make([]byte, 8))
+				shmtest.WantCorrupt(t, a, err)
+			}))
+			segs = append(segs, seg)
+		}
+		for _, seg := range segs {
+			if err := seg.Truncate(0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, done := range reads {
+			<-done
+		}
+	}
+	l.Close()
+	shmtest.WantErr(t, "Accept", <-accepted, "accept closed")
+}
+
 // TestCutInUse cuts connections at some moment while all calls are made at both
 // ends.
 func TestCutInUse(t *testing.T) {
