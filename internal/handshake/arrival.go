@@ -94,7 +94,7 @@ func (a *arrival) Where() (near, elsewhere bool) { return false, false }
 func (a *arrival) wait(sock *socket) {
 	a.sock, a.fd, a.err = sock, -1, nil
 	budget, _ := a.pace.Budget(a.limit)
-	start, before := wait.Now(), wait.Ended()
+	start := wait.Now()
 	if budget > 0 && a.poll(start, budget) {
 		return
 	}
@@ -102,7 +102,7 @@ func (a *arrival) wait(sock *socket) {
 	sock.raw.Read(a.parked)
 	now := wait.Now()
 	wait.Sleeps(now)
-	a.pace.Parked(now-start, a.limit, wait.Ended()-before)
+	a.pace.Parked(now-start, a.limit, 0)
 	a.waiter.End()
 }
 
