@@ -63,8 +63,20 @@ func pipeError(err error) error {
 // It opens only the kernel's own pipes, so that an error that reports a
 // shortage is true: a file system that the sender serves can return any error.
 func Adopt(proc *os.File, fd, access int) (int, error) {
-	if _, err := check(fd, access); err != nil {
-		return -1, err
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return -1, fmt.Errorf("doorbell cannot be examined: %v", err)
+	}
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("fcntl", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFIFO || flags&unix.O_ACCMODE != access {
+		return -1, errors.New("doorbell is not an end of a pipe")
+	}
+	var of unix.Statfs_t
+	if err := unix.Fstatfs(fd, &of); err != nil || of.Type != unix.PIPEFS_MAGIC {
+		return -1, errors.New("doorbell is a FIFO with a name, not a pipe")
 	}
 	raw, err := proc.SyscallConn()
 	if err != nil {
@@ -83,45 +95,6 @@ func Adopt(proc *os.File, fd, access int) (int, error) {
 		return -1, fmt.Errorf("doorbell cannot be opened anew by way of /proc: %w", err)
 	}
 	return -1, &os.PathError{Op: "openat", Path: "doorbell", Err: cmp.Or(rawErr, err)}
-}
-
-// AdoptTrusted is Adopt for a sender that is trusted not to change whether
-// reads and writes on fd block: see [Bell.Trust]. If they do not, the new
-// descriptor is a duplicate, which takes no look into /proc.
-func AdoptTrusted(proc *os.File, fd, access int) (int, error) {
-	blocks, err := check(fd, access)
-	if err != nil {
-		return -1, err
-	}
-	if blocks {
-		return Adopt(proc, fd, access)
-	}
-	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return -1, os.NewSyscallError("fcntl", err)
-	}
-	return own, nil
-}
-
-// check returns an error if fd is not an end of a pipe, or not open for that
-// access. blocks reports whether reads and writes on it do.
-func check(fd, access int) (blocks bool, err error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return false, fmt.Errorf("doorbell cannot be examined: %v", err)
-	}
-	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-	if err != nil {
-		return false, os.NewSyscallError("fcntl", err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFIFO || flags&unix.O_ACCMODE != access {
-		return false, errors.New("doorbell is not an end of a pipe")
-	}
-	var of unix.Statfs_t
-	if err := unix.Fstatfs(fd, &of); err != nil || of.Type != unix.PIPEFS_MAGIC {
-		return false, errors.New("doorbell is a FIFO with a name, not a pipe")
-	}
-	return flags&unix.O_NONBLOCK == 0, nil
 }
 
 // A Bell is the end that is waited on. One goroutine at a time holds it, and it

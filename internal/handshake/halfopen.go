@@ -356,18 +356,12 @@ func (h message) attach(l *Listener, peer stream.Cred) (_ *stream.Stream, err er
 		return nil, err
 	}
 	undo = append(undo, seg.Close)
-	adopt := func(fd, access int) (int, error) {
-		if peer.Trusted() {
-			return doorbell.AdoptTrusted(l.files.Proc(), fd, access)
-		}
-		return doorbell.Adopt(l.files.Proc(), fd, access)
-	}
-	ringer, err := adopt(h.ringer, unix.O_WRONLY)
+	ringer, err := doorbell.Adopt(l.files.Proc(), h.ringer, unix.O_WRONLY)
 	if err != nil {
 		return nil, err
 	}
 	undo = append(undo, func() { unix.Close(ringer) })
-	bellFD, err := adopt(h.bell, unix.O_RDONLY)
+	bellFD, err := doorbell.Adopt(l.files.Proc(), h.bell, unix.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
