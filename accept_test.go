@@ -32,7 +32,7 @@ func acceptSoon(l net.Listener) <-chan accepted {
 func inAccept() (polls bool) {
 	shmtest.Eventually(func() bool {
 		for _, g := range shmtest.Goroutines() {
-			if !strings.Contains(g, "handshake.(*arrival).wait(") {
+			if !strings.Contains(g, "handshake.(*Listener).take(") {
 				continue
 			}
 			polls = strings.Contains(g, "handshake.(*arrival).poll(")

@@ -82,6 +82,7 @@ type task struct {
 	drained bool      // wait for handshakes under way: no more begin
 	sock    *socket   // take the next dialer off it
 	wait    bool      // wait for one
+	shared  bool      // other processes may take dialers off it
 }
 
 // next returns what Accept is to return, or what it is to do before.
@@ -112,33 +113,58 @@ func (l *Listener) next() (r result, to task) {
 			return r, to
 		}
 	}
-	to.sock, to.wait = l.sockets[len(l.sockets)-1], true
+	to.sock, to.wait, to.shared = l.sockets[len(l.sockets)-1], true, l.shared
 	l.waiting = to.sock
 	return r, to
 }
 
 // take takes a dialer off the kernel's backlog. It returns -1 if there was none
 // and, where it was to wait for one, Accept has to look again.
+//
+// The dialer is counted in taken under the lock that Stats holds when it asks
+// the kernel. So it is always in one of the two counts.
 func (l *Listener) take(to task) (fd int, err error) {
-	a := l.arrival
-	if to.wait {
-		a.wait(to.sock)
-		l.heed(to.sock)
+	fd = -1
+	accept := func(listening uintptr) bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.draining {
+			return true
+		}
+		for {
+			fd, _, err = unix.Accept4(int(listening), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+			if err != unix.EINTR && err != unix.ECONNABORTED {
+				break
+			}
+		}
+		if err == unix.EAGAIN {
+			return false
+		}
+		if err == nil {
+			l.taken++
+		}
+		return true
+	}
+	if !to.wait {
+		to.sock.raw.Control(func(listening uintptr) { accept(listening) })
 	} else {
-		a.sock = to.sock
-		a.parked(0)
+		l.arrival.begin(to.sock, to.shared)
+		to.sock.raw.Read(accept)
+		l.arrival.end(fd >= 0)
+		l.heed(to.sock)
 	}
-	if a.err == unix.EAGAIN {
-		return -1, nil
+	if err == unix.EAGAIN {
+		err = nil
 	}
-	return a.fd, a.err
+	return fd, err
 }
 
 // wake has the Accept that waits look again. The caller has l.mu.
 func (l *Listener) wake() {
 	if l.waiting != nil {
 		l.waiting.SetReadDeadline(longAgo)
-		l.waiting, l.woken = nil, true
+		l.waiting = nil
+		l.woken.Store(true)
 	}
 	if l.draining {
 		l.news.Notify()
@@ -150,8 +176,7 @@ func (l *Listener) heed(s *socket) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.waiting = nil
-	if l.woken {
-		l.woken = false
+	if l.woken.Swap(false) {
 		s.SetReadDeadline(time.Time{})
 	}
 }

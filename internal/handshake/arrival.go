@@ -24,8 +24,8 @@ const (
 
 // An arrival is what an Accept waits for: a dialer on a socket, or another
 // reason to look again. While dialers come one soon after the other, Accept
-// polls for them, as a Read does for bytes: to wake a process takes longer than
-// to accept.
+// polls for them, as a Read does for bytes, before it parks: to wake a process
+// takes longer than to accept.
 //
 // The goroutine that has Listener.accepting owns it, and lends it to whichever
 // polls.
@@ -34,14 +34,15 @@ type arrival struct {
 	limit  time.Duration
 	waiter *wait.Waiter
 	pace   wait.Pace
-	accept func(listening uintptr) // made once
-	parked func(listening uintptr) (over bool)
+	probe  func(listening uintptr) // made once
 
 	// Of the wait under way.
-	sock  *socket
-	looks uint
-	fd    int   // of the dialer, or -1
-	err   error // EAGAIN: there is none
+	sock    *socket
+	start   time.Duration
+	parked  bool
+	looks   uint
+	fds     [1]unix.PollFd // for probe
+	pending bool           // what that has found
 }
 
 func newArrival(l *Listener) *arrival {
@@ -51,37 +52,26 @@ func newArrival(l *Listener) *arrival {
 	}
 	a.waiter = wait.NewWaiter(a)
 	a.pace.Parked(wait.Forever, a.limit, 0) // until the first dialers have come
-	a.accept = func(listening uintptr) { a.fd, a.err = accept(int(listening)) }
-	a.parked = func(uintptr) bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return a.look()
+	a.probe = func(listening uintptr) {
+		a.fds[0] = unix.PollFd{Fd: int32(listening), Events: unix.POLLIN}
+		n, err := unix.Poll(a.fds[:], 0)
+		a.pending = n > 0 || err != nil && err != unix.EINTR
 	}
 	return a
 }
 
-// Ready reports whether the wait is over.
+// Ready reports whether Accept should look. It asks by poll(2), and not by
+// accept(2), which takes a descriptor for a moment even if nobody is there.
 func (a *arrival) Ready() bool {
-	if a.looks++; a.looks%looksAccept != 0 || !a.l.mu.TryLock() {
-		return false
-	}
-	defer a.l.mu.Unlock()
-	return a.look()
-}
-
-// look takes a dialer off the socket, if there is one, and reports whether the
-// wait is over. The caller has l.mu, as Stats has when it asks the kernel: so a
-// dialer is always in one of the two counts.
-func (a *arrival) look() (over bool) {
-	a.fd, a.err = -1, nil
-	if a.l.draining || a.l.woken {
+	if a.l.woken.Load() {
 		return true
 	}
-	a.sock.raw.Control(a.accept) // does nothing once the socket is closed
-	if a.fd >= 0 {
-		a.l.taken++
+	if a.looks++; a.looks%looksAccept != 1 {
+		return false
 	}
-	return a.err != unix.EAGAIN
+	a.pending = true // unless the socket can be asked
+	a.sock.raw.Control(a.probe)
+	return a.pending
 }
 
 // Tick does nothing: there is no peer yet that could have died.
@@ -90,49 +80,37 @@ func (a *arrival) Tick() {}
 // Where reports nothing: nobody knows who will dial.
 func (a *arrival) Where() (near, elsewhere bool) { return false, false }
 
-// wait waits for a dialer on sock, or for another reason to look again.
-func (a *arrival) wait(sock *socket) {
-	a.sock, a.fd, a.err = sock, -1, nil
+// begin begins a wait, and polls if that is worth it. The caller then waits for
+// sock to be readable, and calls end.
+func (a *arrival) begin(sock *socket, shared bool) {
+	a.sock, a.start, a.looks = sock, wait.Now(), 0
 	budget, _ := a.pace.Budget(a.limit)
-	start := wait.Now()
-	if budget > 0 && a.poll(start, budget) {
-		return
+	// Where others take dialers off the socket, too, there would be too many
+	// that poll.
+	a.parked = budget == 0 || shared || !wait.Parallel() || !a.poll(budget)
+	if a.parked {
+		wait.Sleeps(wait.Now())
 	}
-	wait.Sleeps(wait.Now())
-	sock.raw.Read(a.parked)
-	now := wait.Now()
-	wait.Sleeps(now)
-	a.pace.Parked(now-start, a.limit, 0)
-	a.waiter.End()
 }
 
-// poll polls, and reports whether the wait is over. It may look at the memory
+// poll polls, and reports whether Accept should look. It may touch the memory
 // of connections, for others that wait.
-func (a *arrival) poll(start, budget time.Duration) (over bool) {
+func (a *arrival) poll(budget time.Duration) bool {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	wait.LetRun() // the goroutine that serves the last dialer
-	if a.waiter.Spin() {
-		return true
-	}
-	if a.waiter.Poll(start, budget) != wait.Polled && a.fd < 0 {
-		return false
-	}
-	a.waiter.End()
-	a.pace.Polled()
-	return true
+	return a.waiter.Spin() || a.waiter.Poll(a.start, budget) == wait.Polled
 }
 
-// accept takes a dialer off the listening socket, which does not block. The
-// scheduler does not learn of it: that takes longer.
-func accept(listening int) (fd int, err error) {
-	for {
-		fd, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listening), 0, 0, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0, 0)
-		switch errno {
-		case 0:
-			return int(fd), nil
-		case unix.EINTR, unix.ECONNABORTED:
-		default:
-			return -1, errno
-		}
+// end ends the wait. came says that there was a dialer.
+func (a *arrival) end(came bool) {
+	now := wait.Now()
+	if a.parked {
+		wait.Sleeps(now)
+	}
+	if took := now - a.start; came || took > a.limit {
+		a.pace.Parked(took, a.limit, 0) // or not: it is the time that counts
+	}
+	if came {
+		a.waiter.End()
 	}
 }

@@ -64,6 +64,7 @@ func (l *Listener) begin(fd int) {
 	d := &halfOpen{fd: fd}
 	var err error
 	if d.peer, err = peerCred(fd); err != nil {
+		d.peer.UID = stream.NoUID // nobody that is trusted
 		l.drop(d, err)
 		return
 	}
@@ -212,6 +213,8 @@ func (l *Listener) finishSoon(d *halfOpen) error {
 	if d.peer.Trusted() {
 		defer l.leave()
 		defer l.countOut(d.peer)
+		l.run(-1) // Close does not wait for this either
+		defer l.run(1)
 		return l.finish(d)
 	}
 	done := make(chan struct{})
@@ -252,7 +255,7 @@ func (l *Listener) countIn(peer stream.Cred) bool {
 		return false
 	}
 	l.busy[peer.UID]++
-	l.users++ // for the goroutine of the handshake
+	l.users++ // for the handshake
 	return true
 }
 
@@ -329,8 +332,8 @@ func (d *halfOpen) abandon() {
 }
 
 // letGo is abandon for a caller that must not wait. What was received may be
-// more than was checked; but from a dialer that is trusted, nothing that takes
-// long to close.
+// more than was checked; but a dialer that is trusted is trusted not to have
+// sent what takes long to close.
 func (d *halfOpen) letGo() {
 	if d.peer.Trusted() {
 		d.abandon()

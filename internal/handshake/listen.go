@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -47,7 +48,7 @@ type Listener struct {
 	short       []*halfOpen    // this end was short of what their handshakes take
 	taken       int            // dialers that are off the socket, and neither in acceptQueue nor refused
 	waiting     *socket        // that Accept waits on
-	woken       bool           // by a deadline of the socket
+	woken       atomic.Bool    // by a deadline of the socket; stored with mu
 	running     int            // goroutines that Close waits for: all but handshakes and handlers of the Logger
 	users       int            // goroutines, and one more until Close: the last closes the directory
 	watcher     *time.Timer    // calls watch

@@ -61,9 +61,11 @@ type Cred struct {
 // do anything to this process anyway. A user that has no number in our user
 // namespace is neither.
 func (c Cred) Trusted() bool {
-	const overflow = 65534 // kernel.overflowuid: a user that has no number
-	return c.UID == 0 || c.UID == uint32(os.Geteuid()) && c.UID != overflow
+	return c.UID == 0 || c.UID == uint32(os.Geteuid()) && c.UID != NoUID
 }
+
+// NoUID is a user that has no number: kernel.overflowuid.
+const NoUID = 65534
 
 const maxChunk = 128 << 10
 

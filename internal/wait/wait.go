@@ -231,9 +231,13 @@ func LetRun() {
 	}
 }
 
+// Parallel reports whether another processor can make a condition true while
+// one polls.
+func Parallel() bool { return process.parallel.Load() }
+
 // Pause lets about half a microsecond pass.
 func Pause() {
-	if process.parallel.Load() {
+	if Parallel() {
 		pause(pauses)
 	}
 }
