@@ -35,6 +35,13 @@ func (q *queue) waiting() bool {
 	return v.Kind() != metrics.KindUint64 || v.Uint64() > 0
 }
 
+// LetRun lets goroutines of the process that wait to run do so.
+func LetRun() {
+	if process.queue.waiting() {
+		runtime.Gosched()
+	}
+}
+
 // A gosched says when a goroutine that polls has to call runtime.Gosched even
 // if none waits to run. Both reasons are in runtime/proc.go (Go 1.26).
 //

@@ -224,13 +224,6 @@ func Sleeps(now time.Duration) { process.gosched.sleeps(now) }
 // for goroutines that go on without waiting.
 func Visit() { process.visitor.visit(Now()) }
 
-// LetRun lets goroutines of the process that wait to run do so.
-func LetRun() {
-	if process.queue.waiting() {
-		runtime.Gosched()
-	}
-}
-
 // Parallel reports whether another processor can make a condition true while
 // one polls.
 func Parallel() bool { return process.parallel.Load() }
