@@ -130,6 +130,7 @@ func (x *Round) Shape(poll time.Duration) Shape {
 		Ring:      []int{4096, 16 << 10, 0}[x.IntN(3)],
 		Anonymous: x.IntN(2) == 0,
 		Swap:      x.IntN(2) == 0,
+		Spares:    -x.IntN(2), // the default, or none
 	}.Poll(x.Poll())
 	if s.Swap {
 		s.ListenPoll = poll

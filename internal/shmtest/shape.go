@@ -116,6 +116,17 @@ type Listener interface {
 // Path returns the Unix socket's path for name.
 func (s Shape) Path(name string) string { return filepath.Join(os.Getenv("SHMCONN_DIR"), name) }
 
+// SparesEnv is an environment that, if it is "off", has the shapes that say
+// nothing of spares keep none.
+const SparesEnv = "SHMCONN_TEST_SPARES"
+
+func (s Shape) spares() int {
+	if s.Spares == 0 && os.Getenv(SparesEnv) == "off" {
+		return -1
+	}
+	return s.Spares
+}
+
 // Listen listens on name, with the shape.
 func (s Shape) Listen(name string) (Listener, error) {
 	if s.Net == "unix" {
@@ -125,7 +136,7 @@ func (s Shape) Listen(name string) (Listener, error) {
 		}
 		return l.(*net.UnixListener), nil
 	}
-	lc := &shmconn.ListenConfig{RingSize: s.Ring, Anonymous: s.Anonymous, BusyPoll: s.ListenPoll, SpareBytes: s.Spares, SpareTime: s.SpareTime}
+	lc := &shmconn.ListenConfig{RingSize: s.Ring, Anonymous: s.Anonymous, BusyPoll: s.ListenPoll, SpareBytes: s.spares(), SpareTime: s.SpareTime}
 	l, err := lc.Listen(name)
 	if err != nil {
 		return nil, err
@@ -142,7 +153,7 @@ func (s Shape) DialContext(ctx context.Context, name string, timeout time.Durati
 		}
 		return c.(*net.UnixConn), nil
 	}
-	c, err := (&shmconn.Dialer{BusyPoll: s.DialPoll, Timeout: timeout, SpareBytes: s.Spares, SpareTime: s.SpareTime}).DialContext(ctx, "shm", name)
+	c, err := (&shmconn.Dialer{BusyPoll: s.DialPoll, Timeout: timeout, SpareBytes: s.spares(), SpareTime: s.SpareTime}).DialContext(ctx, "shm", name)
 	if err != nil {
 		return nil, err
 	}
