@@ -56,7 +56,6 @@ var (
 		"internal/doorbell/ended_linux.go",
 		"internal/doorbell/raw_linux_unsafe.go",
 		"internal/handshake/accept.go",
-		"internal/handshake/arrival.go",
 		"internal/handshake/dial.go",
 		"internal/handshake/dialend.go",
 		"internal/handshake/dialwait.go",

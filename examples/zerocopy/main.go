@@ -92,7 +92,8 @@ func (t *total) receive(r *shmconn.Consumer, n uint64) error {
 			t.volume += q.volume()
 			t.value += q.volume() * q.price()
 		}
-		if _, err := r.Discard(ready * quoteSize); err != nil { // b is not valid after this
+		// After this, b is not valid.
+		if _, err := r.Discard(ready * quoteSize); err != nil {
 			return err
 		}
 	}

@@ -6,8 +6,6 @@ import (
 	"runtime/debug"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"shmconn/internal/wait"
 )
 
@@ -34,15 +32,14 @@ type arrival struct {
 	limit  time.Duration
 	waiter *wait.Waiter
 	pace   wait.Pace
-	probe  func(listening uintptr) // made once
+	probe  func(listening uintptr) // socket.pending, which allocates
 
 	// Of the wait under way.
 	sock    *socket
 	start   time.Duration
 	parked  bool
 	looks   uint
-	fds     [1]unix.PollFd // for probe
-	pending bool           // what that has found
+	pending bool // what probe has found
 }
 
 func newArrival(l *Listener) *arrival {
@@ -52,11 +49,7 @@ func newArrival(l *Listener) *arrival {
 	}
 	a.waiter = wait.NewWaiter(a)
 	a.pace.Parked(wait.Forever, a.limit, 0) // until the first dialers have come
-	a.probe = func(listening uintptr) {
-		a.fds[0] = unix.PollFd{Fd: int32(listening), Events: unix.POLLIN}
-		n, err := unix.Poll(a.fds[:], 0)
-		a.pending = n > 0 || err != nil && err != unix.EINTR
-	}
+	a.probe = func(listening uintptr) { a.pending = readable(listening) }
 	return a
 }
 

@@ -64,7 +64,6 @@ func (l *Listener) begin(fd int) {
 	d := &halfOpen{fd: fd}
 	var err error
 	if d.peer, err = peerCred(fd); err != nil {
-		d.peer.UID = stream.NoUID // nobody that is trusted
 		l.drop(d, err)
 		return
 	}

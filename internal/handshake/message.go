@@ -210,10 +210,12 @@ func sendMessage(ctx context.Context, sock int, path string, message, rights []b
 	}
 }
 
+// peerCred returns what the kernel reports about the process behind sock: with
+// an error, a user that is not trusted.
 func peerCred(sock int) (stream.Cred, error) {
 	u, err := unix.GetsockoptUcred(sock, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
-		return stream.Cred{}, os.NewSyscallError("getsockopt", err)
+		return stream.Cred{UID: stream.NoUID}, os.NewSyscallError("getsockopt", err)
 	}
 	return stream.Cred{PID: u.Pid, UID: u.Uid, GID: u.Gid}, nil
 }

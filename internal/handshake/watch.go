@@ -66,10 +66,14 @@ func (l *Listener) removeDrained() (drained []*socket) {
 
 // pending reports whether a dialer waits in the backlog; in doubt, true.
 func (s *socket) pending() (pending bool) {
-	err := s.raw.Control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, 0)
-		pending = n > 0 || err != nil
-	})
+	err := s.raw.Control(func(fd uintptr) { pending = readable(fd) })
 	return pending || err != nil
+}
+
+// readable reports whether a dialer waits in the backlog of the socket fd; in
+// doubt, true.
+func readable(fd uintptr) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return n > 0 || err != nil
 }

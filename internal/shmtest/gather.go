@@ -80,9 +80,12 @@ func Gather(c *shmconn.Conn, r *rand.Rand, each func(n int)) *Gathered {
 // says, and tells each how many a call has written. between is called between
 // two calls.
 func Feed(c *shmconn.Conn, r *rand.Rand, off, n int, each func(n int), between func()) error {
+	return feed(func(b []byte) (int, error) { return writeSomehow(c, r, b) }, r, off, n, each, between)
+}
+
+func feed(write func(b []byte) (int, error), r *rand.Rand, off, n int, each func(n int), between func()) error {
 	for end := off + n; off < end; between() {
-		piece := Pattern(off, min(end-off, 1+r.IntN(1<<r.IntN(17))))
-		m, err := writeSomehow(c, r, piece)
+		m, err := write(Pattern(off, min(end-off, 1+r.IntN(1<<r.IntN(17)))))
 		each(m)
 		off += m
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -101,16 +104,7 @@ func writeSomehow(c *shmconn.Conn, r *rand.Rand, b []byte) (int, error) {
 		n, err := c.WriteBuffers(&two)
 		return int(n), err
 	case 2:
-		b = b[:min(len(b), 2048)]
-		room, err := c.Reserve(len(b))
-		if err != nil {
-			return 0, err
-		}
-		copy(room, b)
-		if err := c.Commit(len(b)); err != nil {
-			return 0, err
-		}
-		return len(b), nil
+		return writeInPlace(c, b[:min(len(b), 2048)])
 	case 3:
 		n, err := c.ReadFrom(bytes.NewReader(b))
 		return int(n), err
@@ -120,6 +114,22 @@ func writeSomehow(c *shmconn.Conn, r *rand.Rand, b []byte) (int, error) {
 		return c.Write(b)
 	}
 	return c.Write(b)
+}
+
+// writeInPlace is Write by Reserve and Commit.
+func writeInPlace(w interface {
+	Reserve(n int) ([]byte, error)
+	Commit(n int) error
+}, b []byte) (int, error) {
+	room, err := w.Reserve(len(b))
+	if err != nil {
+		return 0, err
+	}
+	copy(room, b)
+	if err := w.Commit(len(b)); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // GatherExclusive is Gather by the calls of one Consumer.
@@ -165,16 +175,7 @@ func GatherExclusive(c *shmconn.Conn, r *rand.Rand, each func(n int)) *Gathered 
 // bytes have been published, and not how many Put has put in.
 func FeedExclusive(c *shmconn.Conn, r *rand.Rand, off, n int, each func(n int), between func()) error {
 	return c.Produce(func(p *shmconn.Producer) error {
-		for end := off + n; off < end; between() {
-			b := Pattern(off, min(end-off, 1+r.IntN(1<<r.IntN(17))))
-			m, err := produceSomehow(p, r, b)
-			each(m)
-			off += m
-			if err != nil {
-				return err
-			}
-		}
-		return nil
+		return feed(func(b []byte) (int, error) { return produceSomehow(p, r, b) }, r, off, n, each, between)
 	})
 }
 
@@ -193,16 +194,7 @@ func produceSomehow(p *shmconn.Producer, r *rand.Rand, b []byte) (int, error) {
 		}
 		return len(b), nil
 	case 1:
-		b = b[:min(len(b), 2048)]
-		room, err := p.Reserve(len(b))
-		if err != nil {
-			return 0, err
-		}
-		copy(room, b)
-		if err := p.Commit(len(b)); err != nil {
-			return 0, err
-		}
-		return len(b), nil
+		return writeInPlace(p, b[:min(len(b), 2048)])
 	}
 	return p.Write(b)
 }

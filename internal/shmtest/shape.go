@@ -26,6 +26,7 @@ type Shape struct {
 	Swap       bool // the first of a pair is the accepted end
 	Spares     int  // SpareBytes of both ends
 	SpareTime  time.Duration
+	Mode       os.FileMode // of the listener's files
 }
 
 // Network is the name of the network in an address.
@@ -116,12 +117,10 @@ type Listener interface {
 // Path returns the Unix socket's path for name.
 func (s Shape) Path(name string) string { return filepath.Join(os.Getenv("SHMCONN_DIR"), name) }
 
-// SparesEnv is an environment that, if it is "off", has the shapes that say
-// nothing of spares keep none.
-const SparesEnv = "SHMCONN_TEST_SPARES"
-
+// spares returns SpareBytes. In an environment that says so, the shapes that
+// say nothing of spares keep none.
 func (s Shape) spares() int {
-	if s.Spares == 0 && os.Getenv(SparesEnv) == "off" {
+	if s.Spares == 0 && os.Getenv("SHMCONN_TEST_SPARES") == "off" {
 		return -1
 	}
 	return s.Spares
@@ -136,7 +135,7 @@ func (s Shape) Listen(name string) (Listener, error) {
 		}
 		return l.(*net.UnixListener), nil
 	}
-	lc := &shmconn.ListenConfig{RingSize: s.Ring, Anonymous: s.Anonymous, BusyPoll: s.ListenPoll, SpareBytes: s.spares(), SpareTime: s.SpareTime}
+	lc := &shmconn.ListenConfig{RingSize: s.Ring, Anonymous: s.Anonymous, BusyPoll: s.ListenPoll, SpareBytes: s.spares(), SpareTime: s.SpareTime, Mode: s.Mode}
 	l, err := lc.Listen(name)
 	if err != nil {
 		return nil, err

@@ -110,14 +110,7 @@ func TestHostileWords(t *testing.T) {
 		}
 	}
 	nothing := func(*testing.T, *shmtest.RawPeer, *shmconn.Conn) {}
-	for _, tt := range []struct {
-		name    string
-		before  func(*testing.T, *shmtest.RawPeer, *shmconn.Conn)
-		off     int
-		value   uint64
-		calls   []call
-		allowed uint64 // for produced: as told
-	}{
+	for _, w := range []hostileWord{
 		{"produced, a byte too far", nothing, shmtest.RingA + shmtest.Produced, size + 1, hostileReads, 0},
 		{"produced, far too far", nothing, shmtest.RingA + shmtest.Produced, 1 << 63, hostileReads, 0},
 		{"produced, before the start", nothing, shmtest.RingA + shmtest.Produced, math.MaxUint64, hostileReads, 0},
@@ -130,81 +123,100 @@ func TestHostileWords(t *testing.T) {
 		{"consumed, a byte back", fillTwice, shmtest.RingB + shmtest.Consumed, size - 1, hostileWrites, 2 * size},
 		{"consumed, back to the start", fillTwice, shmtest.RingB + shmtest.Consumed, 0, hostileWrites, 2 * size},
 	} {
-		for _, call := range tt.calls {
+		for _, call := range w.calls {
 			for _, s := range shmtest.HostileShapes {
 				for _, waiting := range []bool{false, true} {
 					if waiting && call.name == "CommitReserve" {
 						continue // it never waits
 					}
-					t.Run(fmt.Sprintf("%s/%s/poll=%s,waiting=%v", strings.ReplaceAll(tt.name, " ", "_"), call.name, shmtest.PollName(s.ListenPoll), waiting), func(t *testing.T) {
-						p, c := shmtest.RawPair(t, s)
-						tt.before(t, p, c)
-						bad := func() { p.Put(tt.off, tt.value) }
-						var told uint64 // of the bytes that were read
-						var err error
-						if waiting {
-							done := shmtest.Blocked(c, func() { err = call.do(c, func() {}) })
-							told = p.Get(shmtest.RingA + shmtest.Consumed)
-							bad()
-							p.Knock()
-							<-done
-						} else {
-							told = p.Get(shmtest.RingA + shmtest.Consumed)
-							err = call.do(c, bad)
-						}
-						ce := shmtest.WantCorrupt(t, c, err)
-						allowed := tt.allowed
-						if tt.off == shmtest.RingA+shmtest.Produced {
-							allowed = told + size
-						}
-						if ce.Seen != tt.value || ce.Allowed != allowed {
-							t.Errorf("%v: want seen %d, allowed %d", ce, tt.value, allowed)
-						}
-						p.Dropped()
-					})
+					name := fmt.Sprintf("%s/%s/poll=%s,waiting=%v", strings.ReplaceAll(w.name, " ", "_"), call.name, shmtest.PollName(s.ListenPoll), waiting)
+					t.Run(name, func(t *testing.T) { w.store(t, s, call, waiting) })
 				}
 			}
 		}
 	}
 }
 
+// A hostileWord is what a peer may not store, and who finds it.
+type hostileWord struct {
+	name    string
+	before  func(*testing.T, *shmtest.RawPeer, *shmconn.Conn)
+	off     int
+	value   uint64
+	calls   []call
+	allowed uint64 // for produced: as told
+}
+
+// store stores w before call or, if that waits, meanwhile.
+func (w hostileWord) store(t *testing.T, s shmtest.Shape, call call, waiting bool) {
+	p, c := shmtest.RawPair(t, s)
+	w.before(t, p, c)
+	bad := func() { p.Put(w.off, w.value) }
+	var told uint64 // of the bytes that were read
+	var err error
+	if waiting {
+		done := shmtest.Blocked(c, func() { err = call.do(c, func() {}) })
+		told = p.Get(shmtest.RingA + shmtest.Consumed)
+		bad()
+		p.Knock()
+		<-done
+	} else {
+		told = p.Get(shmtest.RingA + shmtest.Consumed)
+		err = call.do(c, bad)
+	}
+	ce := shmtest.WantCorrupt(t, c, err)
+	allowed := w.allowed
+	if w.off == shmtest.RingA+shmtest.Produced {
+		allowed = told + uint64(s.Ring)
+	}
+	if ce.Seen != w.value || ce.Allowed != allowed {
+		t.Errorf("%v: want seen %d, allowed %d", ce, w.value, allowed)
+	}
+	p.Dropped()
+}
+
 // TestHostileClosed stores another number than 1 for closed.
 func TestHostileClosed(t *testing.T) {
-	for _, s := range shmtest.HostileShapes {
-		for i, waiting := range []bool{false, true, false, true} {
-			way := shmtest.Ways[i/2]
-			t.Run(fmt.Sprintf("%s/poll=%s,waiting=%v", way.Name, shmtest.PollName(s.ListenPoll), waiting), func(t *testing.T) {
-				p, c := shmtest.RawPair(t, s)
-				end := way.Of(c)
-				shmtest.MustWrite(t, c, make([]byte, s.Ring))
-				p.Write(p.DataA(), []byte("last"))
-				var got []byte
-				var rerr, werr error
-				closed := func() {
-					p.Put(shmtest.RingA+shmtest.Produced, 4)
-					p.Write(shmtest.RingA+shmtest.ProducerClosed, []byte{7, 0, 0, 0})
-					p.Write(shmtest.RingB+shmtest.ConsumerClosed, []byte{0, 0, 0, 0x80})
-				}
-				if waiting {
-					r := shmtest.Blocked(c, func() { got, rerr = io.ReadAll(end) })
-					w := shmtest.Blocked(c, func() { _, werr = end.Write(make([]byte, 8)) })
-					closed()
-					p.Knock()
-					p.Knock()
-					<-r
-					<-w
-				} else {
-					closed()
-					got, rerr = io.ReadAll(end)
-					_, werr = end.Write(make([]byte, 8))
-				}
-				if string(got) != "last" || rerr != nil {
-					t.Errorf("ReadAll = %q, %v", got, rerr)
-				}
-				shmtest.WantErr(t, "Write", werr, "write EPIPE")
-			})
+	for _, way := range shmtest.Ways {
+		for _, s := range shmtest.HostileShapes {
+			for _, waiting := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/poll=%s,waiting=%v", way.Name, shmtest.PollName(s.ListenPoll), waiting), func(t *testing.T) {
+					hostileClosed(t, s, way.Of, waiting)
+				})
+			}
 		}
 	}
+}
+
+func hostileClosed(t *testing.T, s shmtest.Shape, of func(*shmconn.Conn) io.ReadWriter, waiting bool) {
+	p, c := shmtest.RawPair(t, s)
+	end := of(c)
+	shmtest.MustWrite(t, c, make([]byte, s.Ring))
+	p.Write(p.DataA(), []byte("last"))
+	var got []byte
+	var rerr, werr error
+	closed := func() {
+		p.Put(shmtest.RingA+shmtest.Produced, 4)
+		p.Write(shmtest.RingA+shmtest.ProducerClosed, []byte{7, 0, 0, 0})
+		p.Write(shmtest.RingB+shmtest.ConsumerClosed, []byte{0, 0, 0, 0x80})
+	}
+	if waiting {
+		r := shmtest.Blocked(c, func() { got, rerr = io.ReadAll(end) })
+		w := shmtest.Blocked(c, func() { _, werr = end.Write(make([]byte, 8)) })
+		closed()
+		p.Knock()
+		p.Knock()
+		<-r
+		<-w
+	} else {
+		closed()
+		got, rerr = io.ReadAll(end)
+		_, werr = end.Write(make([]byte, 8))
+	}
+	if string(got) != "last" || rerr != nil {
+		t.Errorf("ReadAll = %q, %v", got, rerr)
+	}
+	shmtest.WantErr(t, "Write", werr, "write EPIPE")
 }
 
 // TestHostileParked holds the word that says that the peer sleeps at an odd
@@ -996,17 +1008,13 @@ func (u unruly) run(t *testing.T, kind, least int, start func(shmtest.Shape) *sh
 	if *shmtest.Long {
 		dials, least = 1000, 10*least
 	}
-	s := shmtest.Shape{Ring: 1 << 20}
+	s := shmtest.Shape{Ring: 1 << 20, Mode: 0o666}
 	if kind == 0 {
 		// To make such a segment takes longer than others need to push a dialer out
 		// who has not said anything yet.
 		s.Ring, dials = 64<<20, dials/3
 	}
-	l, err := (&shmconn.ListenConfig{RingSize: s.Ring, Mode: 0o666}).Listen(shmtest.NewName())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := s.MustListen(t, shmtest.NewName())
 	h := start(s)
 	served := make(chan struct{})
 	go func() {
@@ -1027,7 +1035,8 @@ func (u unruly) run(t *testing.T, kind, least int, start func(shmtest.Shape) *sh
 	n := h.Call("halt")
 	handshake.DropSpares()
 	shmtest.Eventually(func() bool { return runtime.NumGoroutine() <= goroutines+1 && shmtest.OpenDescriptors() <= descriptors })
-	fds := 64 + 4*16 + 32 // silent ones; the descriptors of those that are being looked at; others
+	// Silent ones; the descriptors of those that are being looked at; others.
+	fds := 64 + 4*16 + 32
 	if u.accepted {
 		fds += 2 * (shmtest.MostConns + 1)
 	}
@@ -1067,17 +1076,14 @@ func blocker(s shmtest.Shape, in *bufio.Scanner) {
 // they are in use. Calls keep their deadlines.
 func TestBlockingUser(t *testing.T) {
 	start := shmtest.OtherUsers(t)
-	l, err := (&shmconn.ListenConfig{RingSize: 4096, Mode: 0o666, BusyPoll: shmtest.PollNever}).Listen(shmtest.NewName())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	h := start(t, "blocker", syscall.Credential{Uid: shmtest.OtherUser, Gid: shmtest.OtherUser}, shmtest.Shape{Ring: 4096})
+	s := shmtest.Shape{Ring: 4096, Mode: 0o666}.Poll(shmtest.PollNever)
+	l := s.MustListen(t, shmtest.NewName())
+	h := start(t, "blocker", syscall.Credential{Uid: shmtest.OtherUser, Gid: shmtest.OtherUser}, s)
 	h.Do("dial %s", shmtest.NameOf(l))
 	c := shmtest.MustAccept(t, l)
 	h.Do("block")
 	c.SetDeadline(time.Now().Add(50 * time.Millisecond))
-	_, err = c.Read(make([]byte, 1))
+	_, err := c.Read(make([]byte, 1))
 	shmtest.WantErr(t, "Read", err, "read timeout")
 	_, err = c.Write(make([]byte, 1<<20))
 	shmtest.WantErr(t, "Write", err, "write timeout")

@@ -149,6 +149,11 @@ func suffer(y *shmtest.KillStats, c *shmconn.Conn, doing string) {
 		read(c)
 	case "deaf": // writes, and does not read
 		shmtest.Feed(c, r, 0, math.MaxInt, wrote, nothing)
+	case "lends": // does both, each by one handle
+		go func() {
+			shmtest.FeedExclusive(c, rand.New(rand.NewPCG(rand.Uint64(), 0)), 0, math.MaxInt, wrote, nothing)
+		}()
+		c.Consume(func(k *shmconn.Consumer) error { read(k); return nil })
 	case "forks": // does both, and starts processes all the time
 		for range 2 {
 			go func() {
@@ -158,11 +163,6 @@ func suffer(y *shmtest.KillStats, c *shmconn.Conn, doing string) {
 			}()
 		}
 		fallthrough
-	case "lends": // does both, each by one handle
-		go func() {
-			shmtest.FeedExclusive(c, rand.New(rand.NewPCG(rand.Uint64(), 0)), 0, math.MaxInt, wrote, nothing)
-		}()
-		c.Consume(func(k *shmconn.Consumer) error { read(k); return nil })
 	case "streams": // does both
 		go func() { shmtest.Feed(c, rand.New(rand.NewPCG(rand.Uint64(), 0)), 0, math.MaxInt, wrote, nothing) }()
 		read(c)
@@ -341,7 +341,11 @@ func (g stage) kill(x *shmtest.Round, y *shmtest.KillStats, path string, harm fu
 	}
 	if g.write != "" {
 		wg.Go(func() {
-			n, err := surviving(d.c, g.handle, make([]byte, 1<<20))
+			w := io.Writer(d.c)
+			if g.handle {
+				w = shmtest.NewExclusively(d.c)
+			}
+			n, err := surviving(w, make([]byte, 1<<20))
 			ends = append(ends, time.Now())
 			shmtest.WantErr(x, "Write", err, "write EPIPE")
 			if n < size/2 || n > size {
@@ -383,16 +387,7 @@ func survivor(c *shmconn.Conn, handle bool, each func(n int)) *shmtest.Gathered 
 }
 
 //go:noinline
-func surviving(c *shmconn.Conn, handle bool, b []byte) (n int, err error) {
-	if handle {
-		err = c.Produce(func(p *shmconn.Producer) error {
-			n, err = p.Write(b)
-			return err
-		})
-		return n, err
-	}
-	return c.Write(b)
-}
+func surviving(c io.Writer, b []byte) (int, error) { return c.Write(b) }
 
 // within reports whether a goroutine is in both functions. In lead it is not
 // within follow, from which it may have come.
