@@ -140,7 +140,7 @@ func FileListener(f *os.File) (*Listener, error) { return new(ListenConfig).File
 // meanwhile. f stays the caller's, who closes it.
 //
 // The name is that of the socket. Where its directory has a path of more than
-// 65 bytes, the socket does not tell, and f.Name has to be the name, as it is
+// 65 bytes, the socket does not say, and f.Name has to be the name, as it is
 // of the File.
 //
 // The listener is shared, as [Listener.File] says of that one. Rings are of

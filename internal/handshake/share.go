@@ -26,7 +26,7 @@ import (
 //   - It has no spares. A dialer that speaks of one has to come to the process
 //     that has it, and any of them may accept that dialer.
 //   - Its segment says so, for dialers to ask the socket whether somebody
-//     listens. The lock, which tells otherwise, is passed on with a gap.
+//     listens. The lock, which shows that otherwise, is passed on with a gap.
 //   - Its Close takes no more dialers off the socket, but Accept gives out
 //     those that were taken. The last process to close removes the names.
 
@@ -185,8 +185,8 @@ func (lc *ListenOptions) listenOnceMore(sock int) error {
 	return os.NewSyscallError("listen", unix.Listen(sock, lc.Backlog))
 }
 
-// isAt says what is wrong if the name does not lead to sock any more. Where the
-// kernel does not tell it is taken for right.
+// isAt says what is wrong if the name does not lead to sock any more. A name is
+// taken for right if the kernel does not say where it leads.
 func isAt(dir *segment.Dir, base string, sock int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(sock, &st); err != nil {

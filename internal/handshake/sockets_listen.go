@@ -184,7 +184,7 @@ func (l *Listener) admit(conn *net.UnixConn, cred stream.Cred) bool {
 	return true
 }
 
-// refuse counts a dialer that is not to be a connection, and tells the log why.
+// refuse counts a dialer that is not to be a connection, and logs why.
 func (l *Listener) refuse(c stream.Cred, err error) {
 	l.cond.L.Lock()
 	closed := l.closed

@@ -1,5 +1,5 @@
-// Package inspect finds the listeners and connections of a machine and tells
-// how they are, from outside: it reads what the kernel shows in /proc, and
+// Package inspect finds the listeners and connections of a machine and reports
+// their states, from outside: it reads what the kernel shows in /proc, and
 // copies of the headers that the two ends of a connection share. It stores
 // nothing, takes no lock and rings no doorbell.
 //
@@ -29,7 +29,7 @@ const (
 	Spare       State = "spare"       // both have closed, and keep it for their next connection
 	PeerGone    State = "peer gone"   // one end has died without closing
 	Corrupt     State = "corrupt"     // its memory holds what neither end may store
-	Unknown     State = "unknown"     // what could be read does not tell
+	Unknown     State = "unknown"     // what could be read does not show it
 )
 
 // A Process is one that was seen.

@@ -47,7 +47,7 @@ const (
 	acceptor
 )
 
-// lone is what the doorbells of the only end that was seen tell of the other
+// lone is what the doorbells of the only end that was seen show about the other
 // one.
 type lone struct {
 	bells int  // that can be this connection's
@@ -146,7 +146,7 @@ func (f *facts) judge() Conn {
 }
 
 // identify reports whether the memory is a connection's, and finds out whose:
-// of a file that never had a name the header alone tells that, or, where it is
+// of a file that never had a name only the header shows that, or, where it is
 // damaged or may not be read, how it is mapped.
 func (f *facts) identify() bool {
 	if !f.nameless {

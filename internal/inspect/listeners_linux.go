@@ -69,7 +69,8 @@ func lookUp(dir, base string) (segment.Info, error) {
 	return segment.Lookup(d, base)
 }
 
-// fill says what the listener segment, and who has it locked, tell.
+// fill records what the listener segment shows, and the process that has it
+// locked.
 func (l *Listener) fill(info segment.Info, err error, holder *process, procs map[int]*process) {
 	l.RingSize, l.Anonymous, l.Accepted, l.Refused = info.RingSize, info.Anonymous, info.Accepted, info.Refused
 	if holder != nil {

@@ -18,7 +18,7 @@ import (
 	"shmconn/internal/segment"
 )
 
-// A process is what /proc tells of one that has doorbells, or listens.
+// A process is what /proc shows of one that has doorbells, or listens.
 type process struct {
 	Process
 	parent int
@@ -53,12 +53,12 @@ type mapping struct {
 	segmentFile
 }
 
-// A segmentFile is what the path of a segment tells.
+// A segmentFile is what the path of a segment shows.
 type segmentFile struct {
 	key
 	dir      string // "" for anonymous memory
 	kind     segment.Kind
-	base     string     // "" where only the header tells
+	base     string     // "" where only the header has it
 	id       segment.ID // of a connection segment with a name
 	nameless bool       // a file that never had a name: it may be anybody's
 	deleted  bool

@@ -214,7 +214,7 @@ func (l *Listener) Release(remove bool) {
 }
 
 // address returns one to bind a socket to that is to have name in d: by d's
-// path, so that a process that is given the socket can tell where it is, or by
+// path, so that a process that is given the socket knows where it is, or by
 // way of /proc where that is too long or leads elsewhere.
 func (d *Dir) address(name string) string {
 	if same, err := sameFile(unix.AT_FDCWD, d.path, d.fd); err == nil && same && len(d.at(name)) <= maxAddress {
@@ -225,7 +225,7 @@ func (d *Dir) address(name string) string {
 
 // SocketListener returns the directory and the name of the listener whose
 // socket is bound to address. hint is what it may be called where the address
-// does not tell.
+// does not say.
 func SocketListener(address, hint string) (dir, base string, err error) {
 	dir, file := path.Split(address)
 	if kind, base, _ := ParseFile(file); kind == SocketFile && path.IsAbs(dir) {

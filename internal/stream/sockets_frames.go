@@ -43,7 +43,8 @@ func (s *Stream) giveRoom() {
 	}
 }
 
-// settleRoom tells the peer of all that was read, for a call that then returns.
+// settleRoom reports all that was read to the peer, for a call that then
+// returns.
 func (s *Stream) settleRoom() {
 	s.giveRoom()
 	s.settle()

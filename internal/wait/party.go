@@ -53,7 +53,7 @@ func Leave(pid int) { process.party.leave(pid) }
 // that count leaks.
 func Peers() int { return process.party.size() }
 
-// open makes p able to tell idle time, for as long as the process lives.
+// open makes p able to measure idle time, for as long as the process lives.
 func (p *party) open() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -151,9 +151,9 @@ func (p *party) usedBy(pid int, m *member, last, now time.Duration) (used time.D
 
 // idled returns for how long the party's processors have been idle since the
 // last look, during which they could have worked for the time of capacity. The
-// kernel tells it for all processors of the machine, in steps, and some kernels
-// in leaps: over several looks no more counts than their capacity and a step.
-// With a quota a processor can be idle although the party wants it.
+// kernel counts it for all processors of the machine, in steps, and some
+// kernels in leaps: over several looks no more counts than their capacity and a
+// step. With a quota a processor can be idle although the party wants it.
 func (p *party) idled(capacity time.Duration) (d time.Duration) {
 	idle, processors := p.idleTime()
 	if processors != p.n || p.quota != nil && p.quota() < float64(p.n) {

@@ -53,7 +53,7 @@ const idleStep = 10 * time.Millisecond
 
 // openIdler returns one that knows, unless descriptors are short, or a file is
 // missing or not the kernel's own: what the manager of a container puts in its
-// place can tell other processors than there are, as lxcfs does.
+// place can show other processors than there are, as lxcfs does.
 func openIdler() idler {
 	fd, err := unix.Open("/proc/uptime", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
