@@ -366,12 +366,7 @@ func exportedReceiver(d *ast.FuncDecl) bool {
 	if d.Recv == nil {
 		return true
 	}
-	typ := d.Recv.List[0].Type
-	if star, ok := typ.(*ast.StarExpr); ok {
-		typ = star.X
-	}
-	id, ok := typ.(*ast.Ident)
-	return ok && id.IsExported()
+	return ast.IsExported(receiver(d))
 }
 
 // TestExamples wants an example of every exported function and method, with its
@@ -394,14 +389,11 @@ func TestExamples(t *testing.T) {
 			}
 			name := "Example"
 			if f.Recv != nil {
-				receiver := f.Recv.List[0].Type
-				if p, ok := receiver.(*ast.StarExpr); ok {
-					receiver = p.X
-				}
-				if !ast.IsExported(receiver.(*ast.Ident).Name) {
+				of := receiver(f)
+				if !ast.IsExported(of) {
 					continue
 				}
-				name += receiver.(*ast.Ident).Name + "_"
+				name += of + "_"
 			}
 			want[name+f.Name.Name] = true
 		}
@@ -422,6 +414,62 @@ func TestExamples(t *testing.T) {
 	if len(want) == 0 {
 		t.Error("no exported functions")
 	}
+}
+
+// TestReading counts the lines of a Write and the Read of it, with their
+// comments, by the table in CONTRIBUTING.md.
+func TestReading(t *testing.T) {
+	const most = 600
+	guide, err := os.ReadFile("CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := make(map[string]int) // of each function, by file and name
+	for _, s := range goFiles(t) {
+		for _, d := range s.file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			name := f.Name.Name
+			if f.Recv != nil {
+				name = receiver(f) + "." + name
+			}
+			from := f.Pos()
+			if f.Doc != nil {
+				from = f.Doc.Pos()
+			}
+			lines[s.name+" "+name] = s.fset.Position(f.End()).Line - s.fset.Position(from).Line + 1
+		}
+	}
+	total, functions := 0, 0
+	for _, row := range regexp.MustCompile("(?m)^\\|[^|`]*`([a-z_/]+\\.go)` \\| (.*) \\|$").FindAllStringSubmatch(string(guide), -1) {
+		for _, name := range strings.Split(row[2], ", ") {
+			n := lines[row[1]+" "+strings.Trim(name, "`")]
+			if n == 0 {
+				t.Errorf("CONTRIBUTING.md: there is no %s in %s", name, row[1])
+			}
+			total += n
+			functions++
+		}
+	}
+	if functions < 40 || total > most {
+		t.Errorf("%d functions of a Write and a Read have %d lines, at most %d", functions, total, most)
+	}
+	t.Logf("%d functions, %d lines", functions, total)
+}
+
+// receiver returns the name of the type whose method f is.
+func receiver(f *ast.FuncDecl) string {
+	typ := f.Recv.List[0].Type
+	if star, ok := typ.(*ast.StarExpr); ok {
+		typ = star.X
+	}
+	id, _ := typ.(*ast.Ident)
+	if id == nil {
+		return "" // of a generic type
+	}
+	return id.Name
 }
 
 // TestLength keeps the library's files short enough to be read at once, and

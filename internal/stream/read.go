@@ -77,9 +77,8 @@ const manySmall = 4 << 10
 // holdBack pauses for half a microsecond (a Consumer: two) before a load of the
 // producer's position, if the loads before always found something new, and this
 // end has since written nothing that the peer might be answering. Each load
-// takes the cache line from the producer, which then has to wait for it. So
-// with many small Writes in a row both are faster if the reader checks less
-// often and finds more.
+// takes the cache line from the producer, which has to wait for it. So many
+// small Writes in a row are faster if the reader checks less often.
 func (h *readHalf) holdBack() {
 	if answered := h.s.tx.ring.Published(); !h.streaming || answered != h.answered {
 		h.streaming, h.answered = true, answered
