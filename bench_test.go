@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"testing"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 // The other end of these benchmarks is this test binary, run again. That must

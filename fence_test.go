@@ -94,7 +94,7 @@ var (
 
 	// tools are not part of the library. They go by the rule about unsafe
 	// alone, and no file of the library that is not a test imports them.
-	tools = []string{testHarness, "internal/bench", "internal/inspect", "internal/version", "docs", "shmconn", "examples", "tests", "c", ".ci"}
+	tools = []string{testHarness, "internal/tools", "internal/version", "docs", "shmconn", "examples", "tests", "c", ".ci"}
 )
 
 // A goFile is a parsed file of the module.

@@ -3,7 +3,7 @@ package main
 import (
 	"fmt"
 
-	"shmconn/internal/bench/cli"
+	"shmconn/internal/tools/bench/cli"
 )
 
 // A benchCmd hands its arguments to the bench, whose flags also have a single

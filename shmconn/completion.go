@@ -15,8 +15,8 @@ import (
 	kongcompletion "github.com/jotaen/kong-completion"
 	posener "github.com/posener/complete"
 
-	"shmconn/internal/bench/cli"
 	"shmconn/internal/segment"
+	"shmconn/internal/tools/bench/cli"
 )
 
 type completionCmd struct {

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"shmconn/internal/inspect"
+	"shmconn/internal/tools/inspect"
 )
 
 var update = flag.Bool("update", false, "write docs/help.md anew")

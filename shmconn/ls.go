@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"time"
 
-	"shmconn/internal/inspect"
+	"shmconn/internal/tools/inspect"
 )
 
 type lsCmd struct {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 // A commandLine has a field for each command: a struct whose fields are the

@@ -9,7 +9,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"shmconn/internal/bench/cli"
+	"shmconn/internal/tools/bench/cli"
 	"shmconn/internal/version"
 )
 

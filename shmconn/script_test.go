@@ -24,7 +24,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"shmconn"
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 // TestMain makes this binary the command shmconn, in $PATH, and helpers of the

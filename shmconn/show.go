@@ -14,8 +14,8 @@ import (
 	"charm.land/lipgloss/v2"
 	"golang.org/x/term"
 
-	"shmconn/internal/inspect"
 	"shmconn/internal/segment"
+	"shmconn/internal/tools/inspect"
 )
 
 // What ls and top have in common: how things are written that were found.

@@ -7,7 +7,7 @@ import (
 
 	tea "charm.land/bubbletea/v2"
 
-	"shmconn/internal/inspect"
+	"shmconn/internal/tools/inspect"
 )
 
 // A top is what the live view shows and how.

@@ -16,7 +16,7 @@ import (
 	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
 
-	"shmconn/internal/inspect"
+	"shmconn/internal/tools/inspect"
 )
 
 // looks returns a scan that gives these, one after the other.

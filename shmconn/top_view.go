@@ -9,7 +9,7 @@ import (
 	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
 
-	"shmconn/internal/inspect"
+	"shmconn/internal/tools/inspect"
 )
 
 // topLines are the lines that are not rows: title, headline; a line that

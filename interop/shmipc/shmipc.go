@@ -17,7 +17,7 @@ import (
 
 	"github.com/cloudwego/shmipc-go"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 // Register adds the networks "shmipc", "shmipc-1p" and "shmipc-copied". The

@@ -7,8 +7,8 @@ import (
 	"os"
 	"testing"
 
-	"shmconn/internal/bench"
-	"shmconn/internal/bench/cli"
+	"shmconn/internal/tools/bench"
+	"shmconn/internal/tools/bench/cli"
 )
 
 func TestMain(m *testing.M) {

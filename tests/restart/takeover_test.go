@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"shmconn"
-	"shmconn/internal/inspect"
 	"shmconn/internal/segment"
 	"shmconn/internal/shmtest"
+	"shmconn/internal/tools/inspect"
 )
 
 // takes is what a server is that takes the name over, and lets it be taken.

@@ -7,8 +7,8 @@ package main
 import (
 	"os"
 
-	"shmconn/internal/bench"
-	"shmconn/internal/bench/cli"
+	"shmconn/internal/tools/bench"
+	"shmconn/internal/tools/bench/cli"
 	"shmconn/interop/shmipc"
 )
 

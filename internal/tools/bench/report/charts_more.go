@@ -12,7 +12,7 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 // errorPoints are points with the way from each to its quartiles.

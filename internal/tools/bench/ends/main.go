@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 func main() {

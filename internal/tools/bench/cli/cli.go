@@ -16,8 +16,8 @@ import (
 	"syscall"
 	"time"
 
-	"shmconn/internal/bench"
-	"shmconn/internal/bench/report"
+	"shmconn/internal/tools/bench"
+	"shmconn/internal/tools/bench/report"
 	"shmconn/internal/version"
 )
 

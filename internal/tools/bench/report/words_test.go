@@ -6,7 +6,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 // result returns a workload of shm, unix and a limit, with these figures of

@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/net/html"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 // made is a report with made-up figures, of some workloads that are really

@@ -14,7 +14,7 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 // Header writes where and how a run was made.

@@ -23,7 +23,7 @@ func TestBuild(t *testing.T) {
 			t.Skip(err)
 		}
 	}
-	root, err := filepath.Abs("../..")
+	root, err := filepath.Abs("../../..")
 	if err != nil {
 		t.Fatal(err)
 	}

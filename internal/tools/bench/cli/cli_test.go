@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 	"shmconn/internal/version"
 )
 

@@ -17,7 +17,7 @@ import (
 // Where this package is, below the root of the module that is measured.
 const (
 	modulePath = "shmconn"
-	benchPath  = "internal/bench"
+	benchPath  = "internal/tools/bench"
 )
 
 // Programs are the ends of connections in two states of the library. Both have

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"shmconn/internal/bench"
-	"shmconn/internal/bench/report"
+	"shmconn/internal/tools/bench"
+	"shmconn/internal/tools/bench/report"
 )
 
 // reopen is how many rounds -against has with the same processes. One pair can

@@ -18,7 +18,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgsvg"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 // A chart is a drawing with what belongs to it on the page.

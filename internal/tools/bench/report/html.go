@@ -7,7 +7,7 @@ import (
 	"io"
 	"strings"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 //go:embed page.html

@@ -5,7 +5,7 @@ import (
 	"io"
 	"strings"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 // Comparisons writes what came of rows of two states of the library.

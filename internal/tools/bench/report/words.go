@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"shmconn/internal/bench"
+	"shmconn/internal/tools/bench"
 )
 
 // explanations say what ratios and rows are, wherever there are some.
