@@ -3,6 +3,8 @@
 package shmconn_test
 
 import (
+	"errors"
+	"math"
 	"net"
 	"runtime"
 	"strings"
@@ -125,5 +127,24 @@ func TestAcceptParks(t *testing.T) {
 			t.Fatal(got.err)
 		}
 		got.c.Close()
+	}
+}
+
+// TestAcceptBeforeDialers checks that Accept does not poll for ever where its
+// connections do: nobody may ever dial.
+func TestAcceptBeforeDialers(t *testing.T) {
+	if shmtest.Sockets {
+		t.Skip("over Unix sockets nothing polls")
+	}
+	for _, poll := range []time.Duration{-1, math.MaxInt64} {
+		l := shmtest.Shape{Ring: 4096, ListenPoll: poll}.MustListen(t, shmtest.NewName())
+		ch := acceptSoon(l)
+		if inAccept() {
+			t.Errorf("BusyPoll %v: Accept polls before anybody has dialed", poll)
+		}
+		l.Close()
+		if got := <-ch; !errors.Is(got.err, net.ErrClosed) {
+			t.Errorf("BusyPoll %v: %v after Close", poll, got.err)
+		}
 	}
 }

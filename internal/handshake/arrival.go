@@ -44,7 +44,7 @@ type arrival struct {
 
 func newArrival(l *Listener) *arrival {
 	a := &arrival{l: l, limit: l.busyPoll}
-	if a.limit < 0 {
+	if a.limit < 0 || a.limit == wait.Forever {
 		a.limit = mostAccept
 	}
 	a.waiter = wait.NewWaiter(a)

@@ -88,8 +88,8 @@ func (r *pollers) scanFollowers(now time.Duration) {
 		r.progress = now
 	}
 	// After progress the last scan may be long ago, because other goroutines
-	// worked in between. So the budgets do not count then; only the limit does,
-	// now and then.
+	// worked in between. So budgets are looked at only now and then, and count
+	// from r.shared, if the news was not always the same follower's.
 	if due := now-r.ticked >= choreEvery; due || !progress {
 		r.expire(now)
 		if due {

@@ -61,8 +61,8 @@ type gosched struct {
 }
 
 // sleeps notes that at the time now the network has woken a goroutine, or one
-// begins to wait for it. Where that happens often it does not put off again and
-// again what will be due soon.
+// begins to wait for it. However often that happens, a Gosched that will be due
+// soon is not put off.
 func (g *gosched) sleeps(now time.Duration) {
 	if due := time.Duration(g.due.Load()); due < now || due > now+lookoutAfter {
 		g.woken(now)

@@ -76,7 +76,8 @@ const (
 	hotYieldEvery = 2 * choreEvery
 
 	// leaderGrace is how long after its last progress a leader may lose a slice
-	// without a rest: 512 connections 1.0-2.3 of a Unix socket instead of 0.7-0.9.
+	// without a rest: 512 connections had 1.0-2.3 of the rate over Unix sockets
+	// instead of 0.7-0.9.
 	leaderGrace = 2 * choreEvery
 
 	// lookoutAfter is for how long a goroutine polls, after the network may have
@@ -85,6 +86,10 @@ const (
 	lookoutAfter = choreEvery
 
 	schedAtLeast = monitor / 2 // the longest time without a Gosched
+
+	// quotaFirst is at which age a process first reads its quota: later than its
+	// first dial, and by the end of the first period that the kernel counts in.
+	quotaFirst = quotaStays / 10
 
 	// partyStays is after how long without a look those before say nothing.
 	partyStays = 2 * partyLook

@@ -111,7 +111,7 @@ type pollers struct {
 	list     []*Waiter
 	progress time.Duration // when a condition of a follower was last found true
 	latest   uint64        // whose that was
-	shared   time.Duration // when it was last another's than the time before
+	shared   time.Duration // when it was last that of another follower than latest
 	ticked   time.Duration // when followers last got a Tick
 	turn     int           // who got the last one
 }
@@ -123,7 +123,8 @@ func newPollers() *pollers {
 	r.limit.Store(1)
 	r.more.Store(1)
 	r.quota.cpus.Store(math.Float64bits(unlimited)) // until it was read
-	r.refreshed.Store(-int64(time.Hour))            // by the first to Poll
+	r.quota.read.Store(int64(quotaFirst - quotaStays))
+	r.refreshed.Store(-int64(time.Hour)) // by the first to Poll
 	r.party.quota = r.quota.get
 	return r
 }
@@ -284,8 +285,8 @@ func (r *pollers) giveWay(w *Waiter) Cause {
 			return Polled
 		}
 		runtime.Gosched()
+		r.visitor.visit(Now())
 		wanted := Now()
-		r.visitor.visit(wanted)
 		Yield()
 		if r.lost(wanted, Now()) {
 			return Contended

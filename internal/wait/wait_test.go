@@ -1179,6 +1179,15 @@ func TestQuotaChanges(t *testing.T) {
 	}
 }
 
+// TestQuotaAtStart checks that a process reads its quota when it is 100 ms old:
+// the clock begins with the process.
+func TestQuotaAtStart(t *testing.T) {
+	const young = 100 * time.Millisecond
+	if last := time.Duration(newPollers().quota.read.Load()); young-last < quotaStays {
+		t.Errorf("at an age of %v the quota counts as read %v ago, which holds for %v", young, young-last, quotaStays)
+	}
+}
+
 // TestGoschedRareEvery has a goroutine wait again and again, some looks each
 // time, on the only P: others have to get it long before the 10 ms after which
 // it would be taken away.
